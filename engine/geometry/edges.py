@@ -1,0 +1,204 @@
+"""What lies beyond a volume's border: which source voxels fill a read that leaves the volume.
+
+    asked    [-3 ................. 11)         of an axis of 8
+    wrap      5 6 7 | 0 1 2 3 4 5 6 7 | 0 1 2
+    reflect   3 2 1 | 0 1 2 3 4 5 6 7 | 6 5 4
+    pole      2 1 0 | 0 1 2 3 4 5 6 7 | 7 6 5   rolled half way round the other axis
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import product
+
+from engine.errors import EdgeError
+from engine.geometry.region import Region
+
+
+class EdgeKind(StrEnum):
+    """The rule at both ends of one axis."""
+
+    MODEL = "model"
+    """Nothing is added: each layer's own padding acts at the true border."""
+
+    WRAP = "wrap"
+    """The axis is periodic; columns come from index modulo size, any number of times round."""
+
+    REFLECT = "reflect"
+    """The volume is mirrored about its border voxel, which is not repeated."""
+
+    CONSTANT = "constant"
+    """The volume is surrounded by one value."""
+
+    POLE = "pole"
+    """Rows beyond a pole are the rows before it, seen from half way round the ``around`` axis."""
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """The edge rule of one space axis."""
+
+    kind: EdgeKind = EdgeKind.MODEL
+    value: float = 0.0
+    """What surrounds the volume where ``kind`` is constant, in the source's units."""
+    around: str | None = None
+    """The periodic axis that a pole rolls half way; wanted by ``pole`` only."""
+    has_pole_rows: tuple[bool, bool] = (False, False)
+    """Whether the first and last row lie on the pole itself, and so must not be repeated."""
+    odd_channels: tuple[int, ...] = ()
+    """Channels that change sign across a pole: the components of vectors."""
+
+
+MODEL_EDGE = Edge()
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of a read along one axis that comes from one stretch of the source."""
+
+    target: int
+    """Where it lands, counted from the start of the read."""
+    source: tuple[int, int]
+    """Half-open source interval; for a constant, a stretch of as many voxels and no meaning."""
+    is_reversed: bool = False
+    is_crossed: bool = False
+    """Seen across a pole: roll the ``around`` axis half way, and turn the sign of odd channels."""
+    is_constant: bool = False
+
+    @property
+    def length(self) -> int:
+        """Voxels along the axis."""
+        return self.source[1] - self.source[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A box of a read that is filled from one box of the source."""
+
+    target: Region
+    """Where it lands, counted from the start of the read."""
+    source: Region | None
+    """What fills it, or None for the constant."""
+    flips: tuple[bool, ...]
+    """Axes along which the source is reversed."""
+    is_odd: bool
+    """Whether odd channels change sign."""
+
+
+def segments(edge: Edge, *, size: int, start: int, stop: int) -> list[Segment]:
+    """Cut the read ``[start, stop)`` of an axis of ``size`` into stretches of the source.
+
+    A ``model`` edge is extended by reflection: it is asked for beyond the far border only, where
+    the network cannot take the true size, and the plan records it.
+
+    >>> [(s.target, s.source) for s in segments(Edge(EdgeKind.WRAP), size=8, start=-3, stop=9)]
+    [(0, (5, 8)), (3, (0, 8)), (11, (0, 1))]
+
+    Raises:
+        EdgeError: If the axis is too short to be reflected.
+    """
+    if edge.kind is EdgeKind.CONSTANT:
+        return list(_constant_segments(size, start, stop))
+    found: list[Segment] = []
+    position = start
+    while position < stop:
+        source, is_reversed, is_crossed, room = _locate(edge, size=size, position=position)
+        length = min(room, stop - position)
+        interval = (source - length + 1, source + 1) if is_reversed else (source, source + length)
+        found.append(Segment(position - start, interval, is_reversed, is_crossed))
+        position += length
+    return found
+
+
+def _constant_segments(size: int, start: int, stop: int) -> Iterator[Segment]:
+    cuts = [start, *sorted({min(max(cut, start), stop) for cut in (0, size)} - {start, stop}), stop]
+    for low, high in zip(cuts, cuts[1:], strict=False):
+        if high > low:
+            yield Segment(low - start, (low, high), is_constant=high <= 0 or low >= size)
+
+
+def _locate(edge: Edge, *, size: int, position: int) -> tuple[int, bool, bool, int]:
+    """Return the source index of ``position``, whether the source runs backward and crosses there, and for how long."""
+    if 0 <= position < size:
+        return position, False, False, size - position
+    if edge.kind is EdgeKind.WRAP:
+        source = position % size
+        return source, False, False, size - source
+    skips = edge.has_pole_rows if edge.kind is EdgeKind.POLE else (True, True)
+    backward = size - skips[0] - skips[1]
+    period = size + backward
+    if backward < 1:
+        raise EdgeError(f"an axis of {size} voxels is too short to be mirrored: it needs at least 2. Use constant.")
+    phase = position % period
+    if phase < size:
+        return phase, False, False, size - phase
+    along = phase - size
+    return size - 1 - skips[1] - along, True, edge.kind is EdgeKind.POLE, backward - along
+
+
+def pieces(edges: Sequence[Edge], *, names: Sequence[str], shape: Sequence[int], read: Region) -> Iterator[Piece]:
+    """Cut a read into boxes, each filled from one box of the source.
+
+    Args:
+        edges: The rule of each space axis.
+        names: The name of each space axis; a pole names the axis it rolls.
+        shape: The source's voxels per space axis.
+        read: What is asked for; it may leave the volume on any side.
+
+    Raises:
+        EdgeError: If a pole's ``around`` axis is missing or has an odd number of columns.
+    """
+    spans = [
+        segments(edge, size=n, start=a, stop=b)
+        for edge, n, a, b in zip(edges, shape, read.start, read.stop, strict=True)
+    ]
+    rolled = {axis: _rolled(edges, names, shape, read, axis=axis) for axis in _pole_axes(edges)}
+    for combination in product(*spans):
+        crossed = [axis for axis in rolled if combination[axis].is_crossed]
+        if not crossed:
+            yield _piece(combination, is_odd=False)
+            continue
+        around = names.index(edges[crossed[0]].around or "")
+        for segment in _overlaps(rolled[crossed[0]], combination[around]):
+            parts = (*combination[:around], segment, *combination[around + 1 :])
+            yield _piece(parts, is_odd=True)
+
+
+def _pole_axes(edges: Sequence[Edge]) -> list[int]:
+    return [i for i, edge in enumerate(edges) if edge.kind is EdgeKind.POLE]
+
+
+def _rolled(
+    edges: Sequence[Edge], names: Sequence[str], shape: Sequence[int], read: Region, *, axis: int
+) -> list[Segment]:
+    """Return the segments of the ``around`` axis as seen from across the pole."""
+    edge = edges[axis]
+    if edge.around not in names:
+        raise EdgeError(f"the pole on axis '{names[axis]}' must name the axis it rolls, not {edge.around}: {names}")
+    around = names.index(edge.around)
+    n_columns = shape[around]
+    if n_columns % 2:
+        raise EdgeError(
+            f"axis '{edge.around}' must have an even number of columns to cross a pole on '{names[axis]}', "
+            f"not {n_columns}. Regrid it, or use another edge."
+        )
+    half = n_columns // 2
+    wrap = Edge(EdgeKind.WRAP)
+    return segments(wrap, size=n_columns, start=read.start[around] + half, stop=read.stop[around] + half)
+
+
+def _overlaps(rolled: Sequence[Segment], plain: Segment) -> Iterator[Segment]:
+    """Yield the parts of the rolled segments that land where ``plain`` lands."""
+    for segment in rolled:
+        low = max(segment.target, plain.target)
+        high = min(segment.target + segment.length, plain.target + plain.length)
+        if low < high:
+            start = segment.source[0] + low - segment.target
+            yield Segment(low, (start, start + high - low))
+
+
+def _piece(parts: Sequence[Segment], *, is_odd: bool) -> Piece:
+    target = Region(tuple(p.target for p in parts), tuple(p.target + p.length for p in parts))
+    source = Region(tuple(p.source[0] for p in parts), tuple(p.source[1] for p in parts))
+    is_constant = any(p.is_constant for p in parts)
+    return Piece(target, None if is_constant else source, tuple(p.is_reversed for p in parts), is_odd)
