@@ -1,0 +1,44 @@
+"""Places in the pool: which actor sits where, what it is doing, and who has to wait."""
+
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(eq=False)
+class Seat:
+    """A place for one actor; when the actor dies another takes the place."""
+
+    number: int
+    actor: Any = None
+    life: int = 0
+    """Actors that have sat here, the present one included."""
+    is_up: bool = False
+    n_failed_starts: int = 0
+    calls: set[int] = field(default_factory=set)
+    """Tasks in flight on the present actor."""
+    alone: tuple[int, int] | None = None
+    """Task and attempt that wait for the calls to end, to be run with nothing beside them."""
+    is_reserved: bool = False
+    """A task that must be alone waits here, or runs."""
+
+    @property
+    def name(self) -> str:
+        """Name of the present actor."""
+        return f"{self.number}.{self.life}"
+
+    def n_free(self, n_in_flight: int) -> int:
+        """Return how many calls, of ``n_in_flight`` at once, can be made now."""
+        return n_in_flight - len(self.calls) if self.is_up and not self.is_reserved else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A finished call of an actor."""
+
+    seat: Seat
+    life: int
+    task: int | None
+    """None for the call that starts the worker."""
+    attempt: int
+    future: "Future[Any]"

@@ -1,0 +1,29 @@
+"""What tests share: one small local Ray per session, started when the first test asks for it."""
+
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))  # so that `tests.faults` can be imported however pytest was called
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+)  # in Ray's workers too
+
+
+@pytest.fixture(scope="session")
+def local_ray():
+    """A local Ray of 2 CPUs, without a dashboard; runners without an address use it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import ray
+
+        from engine.runtime import actors
+
+        assert actors._connect(None, n_cpus=2, is_debug=False)
+    yield ray
+    ray.shutdown()
