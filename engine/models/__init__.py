@@ -1,0 +1,1 @@
+"""Models: loading them, and what the engine learns of their geometry by tracing and by probing."""

@@ -1,0 +1,136 @@
+"""How a model is written down as text: the grammar of a model specification.
+
+specification   part ["+" part]...
+part            file.py:factory[@weights] | package.module:factory[@weights] | file.pt2 | file.pt
+
+Several parts are composed into one pipeline, in order. A path may hold spaces, but no ``+``.
+"""
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal
+
+from engine.errors import ModelError, WeightsError
+
+WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+EXPORTED_SUFFIXES = (".pt2",)
+TORCHSCRIPT_SUFFIXES = (".pt", ".ts", ".torchscript")
+
+GRAMMAR = (
+    "Write file.py:factory, package.module:factory (either with @weights.safetensors or @weights.pt), "
+    "program.pt2 or script.pt, several parts joined by +."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One module of a pipeline, as it was written."""
+
+    kind: Literal["module", "exported", "torchscript"]
+    location: str
+    """Path of a file, or the dotted name of an importable module."""
+    factory: str = ""
+    """Name in that file or module of what gives the ``torch.nn.Module``; empty for files that are programs."""
+    weights: str | None = None
+    """Path of the weights, or None where the factory brings its own."""
+
+    @property
+    def is_file(self) -> bool:
+        """Whether ``location`` is a path."""
+        return self.kind != "module" or self.location.endswith(".py")
+
+    def __str__(self) -> str:
+        text = f"{self.location}:{self.factory}" if self.factory else self.location
+        return f"{text}@{self.weights}" if self.weights else text
+
+
+def parse_spec(text: str) -> tuple[Part, ...]:
+    """Return the parts of a model specification, in the order in which they run. Touches no file.
+
+    >>> parse_spec("net.py:unet@best.safetensors + engine.models.wrappers:ArgMax")[0].weights
+    'best.safetensors'
+
+    Raises:
+        ModelError: If a part is empty, or is neither a factory nor a program.
+        WeightsError: If the weights' file is of no known kind.
+    """
+    pieces = [piece.strip() for piece in text.split("+")]
+    if not all(pieces):
+        raise ModelError(f"a model needs parts joined by '+', not an empty one in '{text}'. {GRAMMAR}")
+    return tuple(_parse_part(piece) for piece in pieces)
+
+
+def _parse_part(text: str) -> Part:
+    head, at, weights = text.rpartition("@")
+    if not at:
+        head, weights = text, ""
+    location, colon, factory = (side.strip() for side in head.rpartition(":"))
+    if not colon:
+        return _parse_program(text)
+    if not location or not factory.isidentifier():
+        raise ModelError(f"'{text}' must name a file or module and a factory in it, not '{factory}'. {GRAMMAR}")
+    if not location.endswith(".py") and not all(name.isidentifier() for name in location.split(".")):
+        raise ModelError(f"'{location}' of '{text}' is neither a .py file nor the name of a module. {GRAMMAR}")
+    if at and not weights.strip().endswith(WEIGHTS_SUFFIXES):
+        raise WeightsError(
+            f"weights must be a file of {', '.join(WEIGHTS_SUFFIXES)}, not '{weights.strip()}' in '{text}'. "
+            "Save the state dict as safetensors."
+        )
+    return Part("module", location, factory, weights.strip() or None)
+
+
+def _parse_program(text: str) -> Part:
+    if text.endswith(EXPORTED_SUFFIXES):
+        return Part("exported", text)
+    if text.endswith(TORCHSCRIPT_SUFFIXES):
+        return Part("torchscript", text)
+    if text.endswith(".py"):
+        raise ModelError(f"'{text}' does not say what in it gives the model. Write {text}:factory.")
+    if text.endswith(WEIGHTS_SUFFIXES):
+        raise ModelError(f"'{text}' holds weights, not a model. Write file.py:factory@{text}.")
+    raise ModelError(f"'{text}' is not a model. {GRAMMAR} A path may not hold '+'.")
+
+
+def absolute_spec(spec: str) -> str:
+    """Return the same specification with every path made absolute, so that another process finds the files.
+
+    Names of importable modules stay as they are. Idempotent.
+
+    Raises:
+        ModelError: If the specification is malformed.
+    """
+    return " + ".join(str(absolute_part(part)) for part in parse_spec(spec))
+
+
+def absolute_part(part: Part) -> Part:
+    """Return the part with its paths made absolute."""
+    location = str(Path(part.location).absolute()) if part.is_file else part.location
+    weights = str(Path(part.weights).absolute()) if part.weights else None
+    return Part(part.kind, location, part.factory, weights)
+
+
+def existing_file(path: str, *, what: str, error: type[ModelError] = ModelError) -> Path:
+    """Return the path of a file that is there, or say which names come close.
+
+    Raises:
+        ModelError: Of type ``error``, if there is no such file.
+    """
+    found = Path(path)
+    if found.is_file():
+        return found
+    if found.is_dir():
+        raise error(f"{what} must be a file, and '{path}' is a folder. Name the file in it.")
+    names = [entry.name for entry in found.parent.iterdir()] if found.parent.is_dir() else []
+    where = f"the folder '{found.parent}' does not exist" if not found.parent.is_dir() else f"no file '{path}'"
+    raise error(f"{what} is missing: {where}. {did_you_mean(found.name, names)}")
+
+
+def did_you_mean(name: str, names: list[str]) -> str:
+    """Return advice that names the nearest of the names that there are.
+
+    >>> did_you_mean("unte", ["unet", "torch"])
+    "Did you mean 'unet'?"
+    """
+    near = get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"Did you mean '{near[0]}'?" if near else "Check the spelling."
