@@ -3,18 +3,19 @@
 import logging
 import math
 import os
+import socket
 import warnings
 from concurrent.futures import Future
 from dataclasses import replace
 from queue import Empty, SimpleQueue
-from typing import Any, Self
+from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
 from engine.errors import RunError
-from engine.runtime.events import Failure, Receipt, Worker, WorkerFactory, one_line
-from engine.runtime.seats import Outcome, Seat
+from engine.runtime.events import Failure, Receipt, Runner, Worker, WorkerFactory, one_line
+from engine.runtime.seats import Outcome, Seat, check_fit
 from engine.runtime.serial import run_safely
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class _Host:
         return run_safely(self._worker, task, attempt)
 
 
-class RayRunner:
+class RayRunner(Runner):
     """Runs tasks on a pool of Ray actors, up to ``n_in_flight`` at once on each.
 
     An actor that dies hands its tasks back as receipts of the kind ``worker_died``, and is replaced by a new one
@@ -101,7 +102,8 @@ class RayRunner:
         }
         try:
             if address is None:
-                _check_fit(n_workers, cpus=n_cpus_per_worker, gpus=n_gpus_per_worker)
+                there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+                check_fit(n_workers, there, cpus=n_cpus_per_worker, gpus=n_gpus_per_worker)
             self._factory_ref = ray.put(factory)
             for seat in self._seats:
                 self._fill(seat)
@@ -121,10 +123,10 @@ class RayRunner:
         return sum(seat.n_free(self._n_in_flight) for seat in self._seats)
 
     def submit(self, task: int, attempt: int, *, is_alone: bool = False) -> None:
-        """Start ``task``, as a Runner does: alone on its worker if asked, and where it has not failed if possible."""
+        """Start ``task``; one that failed rather waits in line on another worker than go where it failed."""
         avoid = self._failed_on.get(task)
-        free = (seat for seat in self._seats if seat.n_free(self._n_in_flight))
-        seat = min(free, key=lambda s: (s.number == avoid, len(s.calls), s.number))
+        open_seats = (seat for seat in self._seats if seat.is_up and not seat.is_reserved)
+        seat = min(open_seats, key=lambda s: (s.number == avoid, len(s.calls), s.number))
         if is_alone:
             seat.is_reserved = True
         if is_alone and seat.calls:
@@ -133,9 +135,7 @@ class RayRunner:
             self._call(seat, task, attempt)
 
     def next_receipt(self, timeout: float | None) -> Receipt | None:
-        """Return the next receipt, waiting up to ``timeout`` seconds, or for ever if None.
-
-        None means that the time is up or that ``n_free`` has changed. With 0, it only takes what is there.
+        """Return the next receipt, or None if the time is up or ``n_free`` has changed; see ``Runner``.
 
         Raises:
             RunError: If no worker is left and none can be started.
@@ -144,10 +144,10 @@ class RayRunner:
             outcome = self._finished.get_nowait() if timeout == 0 else self._finished.get(timeout=timeout)
         except Empty:
             return None
-        if outcome.task is None:
-            self._settle_start(outcome)
-            return None
-        return self._settle_call(outcome, outcome.task)
+        if outcome.task is not None:
+            return self._settle_call(outcome, outcome.task)
+        self._settle_start(outcome)
+        return None
 
     def close(self) -> None:
         """Kill the actors, and the local Ray if this runner started it; idempotent."""
@@ -161,16 +161,10 @@ class RayRunner:
             self._owns_ray = False
             ray.shutdown()
 
-    def __enter__(self) -> Self:
-        """Return the runner itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close."""
-        self.close()
-
     def _fill(self, seat: Seat) -> None:
-        """Put a new actor in ``seat``; its start ends up among the outcomes."""
+        """Put a new actor in ``seat``, the old one surely dead; its start ends up among the outcomes."""
+        if seat.actor is not None:
+            ray.kill(seat.actor, no_restart=True)
         seat.actor = ray.remote(_Host).options(**self._options).remote(self._factory_ref)
         seat.life += 1
         seat.is_up = False
@@ -194,12 +188,13 @@ class RayRunner:
         if seat.life == outcome.life:
             seat.calls.discard(task)
             if is_dead:
-                self._replace(seat)
+                self._fill(seat)
             self._release(seat)
         name = f"{seat.number}.{outcome.life}"
         if error is None:
             self._failed_on.pop(task, None)
-            receipt = replace(outcome.future.result(), worker=name)
+            done: Receipt = outcome.future.result()
+            receipt = replace(done, worker=name)
         else:
             failure = Failure("worker_died", _why_dead(error)) if is_dead else Failure.of(_cause(error))
             receipt = Receipt(task, outcome.attempt, name, error=failure)
@@ -217,11 +212,6 @@ class RayRunner:
             (task, attempt), seat.alone = seat.alone, None
             self._call(seat, task, attempt)
 
-    def _replace(self, seat: Seat) -> None:
-        """Make sure that the seat's actor is dead, and start another."""
-        ray.kill(seat.actor, no_restart=True)
-        self._fill(seat)
-
     def _settle_start(self, outcome: Outcome) -> None:
         """Open the seat whose worker is up, or try again, or give the seat up."""
         seat, error = outcome.seat, outcome.future.exception()
@@ -236,7 +226,7 @@ class RayRunner:
             self._give_up(seat, error)
         else:
             logger.warning("worker %s could not start, and is replaced: %s", seat.name, _why(error))
-            self._replace(seat)
+            self._fill(seat)
 
     def _give_up(self, seat: Seat, error: BaseException) -> None:
         """Go on without ``seat``, or end the run if it was the last."""
@@ -273,10 +263,13 @@ def _connect(address: str | None, *, n_cpus: int, is_debug: bool) -> bool:
         return False
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    local = {"num_cpus": n_cpus, "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
+    local: dict[str, Any] = {"num_cpus": n_cpus, "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
     # Ray prints each worker's death on the terminal, with escape codes, unless it is told not to here.
     ray._private.worker._worker_logs_enabled = is_debug
     try:
+        if address is not None and ":" in address:
+            host, _, port = address.removeprefix("ray://").rpartition(":")
+            socket.create_connection((host, int(port)), timeout=10).close()  # Ray itself tries for minutes
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             ray.init(
@@ -292,21 +285,6 @@ def _connect(address: str | None, *, n_cpus: int, is_debug: bool) -> bool:
     return True
 
 
-def _check_fit(n_workers: int, *, cpus: float, gpus: float) -> None:
-    """Refuse workers that this Ray could never start.
-
-    Raises:
-        RunError: If they need more than there is.
-    """
-    there = ray.cluster_resources()
-    for name, needed in (("CPU", n_workers * cpus), ("GPU", n_workers * gpus)):
-        if needed > there.get(name, 0.0):
-            raise RunError(
-                f"{n_workers} workers need {needed:g} {name}s, and Ray has {there.get(name, 0.0):g}. "
-                f"Ask for fewer workers, or for fewer {name}s per worker."
-            )
-
-
 def _cause(error: BaseException) -> BaseException:
     """Return what was raised in the actor."""
     cause = getattr(error, "cause", None)
@@ -320,6 +298,5 @@ def _why(error: BaseException) -> str:
 
 def _why_dead(error: BaseException) -> str:
     """Return one line on a dead actor: what Ray says after its table of ids."""
-    text = str(error)
-    detail = text[text.find("The actor is dead because") :] if "The actor is dead because" in text else text
-    return one_line(f"{type(error).__name__}: {detail}", n_characters=300)
+    _, mark, detail = str(error).partition("The actor is dead because")
+    return one_line(f"{type(error).__name__}: {mark}{detail or error}", n_characters=300)

@@ -100,9 +100,11 @@ class Runner(Protocol):
 
     def __enter__(self) -> Self:
         """Return the runner itself."""
+        return self
 
     def __exit__(self, *_: object) -> None:
         """Close."""
+        self.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,6 +202,8 @@ class _Loop:
         self._n_attempts = n_attempts
         self._in_flight: dict[int, _Try] = {}
         self._again: deque[_Try] = deque()
+        self._shrunk: dict[str, tuple[int, ...]] = {}
+        """By worker: the smaller tile that it told of."""
         self._full: Receipt | None = None
         """The first receipt that found no space left: nothing is submitted after it."""
 
@@ -255,8 +257,10 @@ class _Loop:
     def _settle(self, receipt: Receipt) -> None:
         """Record what ``receipt`` says."""
         trial = self._in_flight.pop(receipt.task)
-        if receipt.tile_shrunk_to is not None:
-            self._emit(TileShrunk(receipt.worker, receipt.tile_shrunk_to))
+        shape = receipt.tile_shrunk_to
+        if shape is not None and self._shrunk.get(receipt.worker) != shape:
+            self._shrunk[receipt.worker] = shape
+            self._emit(TileShrunk(receipt.worker, shape))
         if receipt.error is None:
             self._ledger.mark(receipt.task, State.SKIPPED if receipt.is_skipped else State.DONE)
             self.tally.add(receipt)

@@ -4,6 +4,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine.errors import RunError
+
 
 @dataclass(eq=False)
 class Seat:
@@ -29,7 +31,7 @@ class Seat:
 
     def n_free(self, n_in_flight: int) -> int:
         """Return how many calls, of ``n_in_flight`` at once, can be made now."""
-        return n_in_flight - len(self.calls) if self.is_up and not self.is_reserved else 0
+        return max(0, n_in_flight - len(self.calls)) if self.is_up and not self.is_reserved else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +44,17 @@ class Outcome:
     """None for the call that starts the worker."""
     attempt: int
     future: "Future[Any]"
+
+
+def check_fit(n_workers: int, there: dict[str, float], *, cpus: float, gpus: float) -> None:
+    """Refuse workers that a Ray with the resources ``there`` could never start.
+
+    Raises:
+        RunError: If they need more than there is.
+    """
+    for name, needed in (("CPU", n_workers * cpus), ("GPU", n_workers * gpus)):
+        if needed > there.get(name, 0.0):
+            raise RunError(
+                f"{n_workers} workers need {needed:g} {name}s, and Ray has {there.get(name, 0.0):g}. "
+                f"Ask for fewer workers, or for fewer {name}s per worker."
+            )

@@ -2,12 +2,11 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from queue import Empty, SimpleQueue
-from typing import Self
 
-from engine.runtime.events import Failure, Receipt, Worker, WorkerFactory
+from engine.runtime.events import Failure, Receipt, Runner, Worker, WorkerFactory
 
 
-class SerialRunner:
+class SerialRunner(Runner):
     """Runs tasks in this process: in the calling thread, or in a few threads so that stages overlap.
 
     It cannot protect the run from a worker that kills its process, so ``is_alone`` changes nothing.
@@ -15,16 +14,21 @@ class SerialRunner:
 
     def __init__(self, factory: WorkerFactory, *, n_in_flight: int = 1) -> None:
         self._worker = factory()
-        self.n_slots = n_in_flight
+        self._n_slots = n_in_flight
         self._n_taken = 0
         self._waiting: SimpleQueue[tuple[int, int]] = SimpleQueue()
         self._finished: SimpleQueue[Receipt] = SimpleQueue()
         self._pool = ThreadPoolExecutor(n_in_flight, "block") if n_in_flight > 1 else None
 
     @property
+    def n_slots(self) -> int:
+        """Tasks that may be in flight in all."""
+        return self._n_slots
+
+    @property
     def n_free(self) -> int:
         """Tasks that can be submitted now."""
-        return self.n_slots - self._n_taken
+        return self._n_slots - self._n_taken
 
     def submit(self, task: int, attempt: int, *, is_alone: bool = False) -> None:  # noqa: ARG002 - a Runner takes it
         """Start ``task``; with one slot, :meth:`next_receipt` does it."""
@@ -47,14 +51,6 @@ class SerialRunner:
         """Wait for the tasks under way, and drop the others; idempotent."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
-
-    def __enter__(self) -> Self:
-        """Return the runner itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close."""
-        self.close()
 
     def _next_from_pool(self, timeout: float | None) -> Receipt:
         return self._finished.get_nowait() if timeout == 0 else self._finished.get(timeout=timeout)

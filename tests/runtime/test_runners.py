@@ -192,7 +192,10 @@ def test_a_single_worker_that_dies_with_the_last_block_in_flight_does_not_end_th
 
 
 def test_a_task_that_fails_is_tried_on_the_other_actor(two_actors, ledger, diary):
-    _, events = _drive(two_actors(FaultyFactory(diary, (Fault(0, "raise", (1,)),)), n_in_flight=1), ledger)
+    runner = two_actors(FaultyFactory(diary, (Fault(0, "raise", (1,)),)), n_in_flight=1)
+    while runner.n_free < runner.n_slots:  # until both are up
+        assert runner.next_receipt(30) is None
+    _, events = _drive(runner, ledger)
     tries = [e.receipt for e in events if isinstance(e, TaskRetried | TaskDone) and e.receipt.task == 0]
     assert len({receipt.worker for receipt in tries}) == 2
 
