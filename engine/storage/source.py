@@ -1,0 +1,106 @@
+"""What a file of any domain looks like to ingest: axes, shape, dtype, and a way to read a region."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import IngestError
+from engine.geometry.axes import Axis
+from engine.geometry.edges import Edge
+from engine.geometry.region import Region
+from engine.storage import arrays
+from engine.storage.create import Coordinate, Flavour
+
+_N_HASHED = 1 << 20
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a domain stores its volumes, unless told otherwise."""
+
+    chunk_shape: tuple[int, ...]
+    shard_shape: tuple[int, ...]
+    n_levels: int
+    flavour: Flavour
+    edges: Mapping[str, Edge] = field(default_factory=dict)
+    coordinates: Mapping[str, Coordinate] = field(default_factory=dict)
+
+
+class Source(Protocol):
+    """One volume in its field's own format, open for reading."""
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """In storage order, with spacing and unit."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels per axis."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the voxels as :meth:`read` gives them."""
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """What the field's metadata says beyond axes; kept in the group's attributes."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was changed on the way in, in plain sentences."""
+
+    @property
+    def layout(self) -> Layout:
+        """How its volume is stored by default."""
+
+    @property
+    def is_sequential(self) -> bool:
+        """Whether regions must be read one at a time, in order; else any thread may read any region."""
+
+    def read(self, region: Region) -> NDArray[Any]:
+        """Return the voxels of ``region``, C-contiguous.
+
+        Raises:
+            IngestError: If the file is damaged there.
+        """
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+
+def identity(paths: Sequence[Path]) -> str:
+    """Return a SHA-256 over each file's name, size, and first and last MiB."""
+    digest = hashlib.sha256()
+    for path in paths:
+        size = path.stat().st_size
+        digest.update(f"{path.name}\0{size}\0".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_N_HASHED))
+            file.seek(max(_N_HASHED, size - _N_HASHED))
+            digest.update(file.read(_N_HASHED))
+    return digest.hexdigest()
+
+
+def check_file(path: Path, *, wanted: str) -> None:
+    """Refuse what is not a readable file with something in it.
+
+    Raises:
+        IngestError: If nothing is there, it is a folder, it is empty, or it may not be read.
+    """
+    if not path.exists():
+        raise IngestError(f"{wanted} is wanted, and nothing is at '{path}'. {arrays.did_you_mean(str(path))}")
+    if path.is_dir():
+        raise IngestError(f"{wanted} is wanted, and '{path}' is a folder. Name the file in it.")
+    if path.stat().st_size == 0:
+        raise IngestError(f"{wanted} is wanted, and '{path}' has 0 bytes. Copy or download it again.")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise IngestError(
+            f"{wanted} is wanted, and '{path}' may not be read ({arrays.first_line(error)}). Check its permissions."
+        ) from error
