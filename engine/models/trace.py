@@ -7,7 +7,7 @@ submodule; one that is not in the table leaves the model unproved.
 """
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -20,11 +20,11 @@ from engine.models import operations as ops
 from engine.models import reshaping
 from engine.models.shadow import Constant, Label, Shadows, Traced, UnboundedError, UnknownError
 
-FIRST_SIZE = 192
-"""Length of the first space axis in the first graph: a multiple of most steps, larger than most windows."""
+BASES = (144, 216, 160, 240, 112, 176)
+"""Lengths tried for the first space axis, the others being its multiples: between them, multiples of most steps."""
 
-GROWTH = 96
-"""By how much the other axes, and the second graph, are longer."""
+GROWTH = 48
+"""By how much the second graph is longer, at least."""
 
 IGNORED = frozenset(("_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range_for_size", "_guards_fn"))
 
@@ -43,15 +43,17 @@ def trace(module: torch.nn.Module, *, n_channels: int, n_space: int, dtype: torc
         UnknownError: If an operation is not in the table.
         ModelError: If the model takes no input of this kind, or cannot be exported.
     """
+    def walked(sizes: tuple[int, ...]) -> tuple[Shadows, ModelGeometry]:
+        shadows, outputs = walk(_export(module, (2, n_channels, *sizes), dtype), n_space=n_space)
+        return shadows, _geometry(shadows, outputs, n_channels=n_channels)
+
     sizes = _legal_sizes(module, n_channels=n_channels, n_space=n_space, dtype=dtype)
-    walks = []
-    for growth in (0, GROWTH):
-        shape = (2, n_channels, *(size + growth for size in sizes))
-        walks.append(walk(_export(module, shape, dtype), n_space=n_space))
-    (shadows, outputs), (others, _) = walks
+    shadows, geometry = walked(sizes)
+    longer = tuple(p.legal_size(n + GROWTH) or n for p, n in zip(geometry.programs, sizes, strict=True))
+    others, _ = walked(longer)
     for axis in range(n_space):
         _check_same(shadows, others, axis)
-    return _geometry(shadows, outputs, n_channels=n_channels)
+    return geometry
 
 
 def _geometry(shadows: Shadows, outputs: Mapping[str, tuple[Traced, torch.dtype]], *, n_channels: int) -> ModelGeometry:
@@ -85,8 +87,7 @@ def _check_same(shadows: Shadows, others: Shadows, axis: int) -> None:
 def _legal_sizes(module: torch.nn.Module, *, n_channels: int, n_space: int, dtype: torch.dtype) -> tuple[int, ...]:
     """Return input lengths that the model takes, all different, found on fake tensors."""
     first_error: Exception | None = None
-    for extra in (*range(0, 33), 48, 64):
-        sizes = tuple(FIRST_SIZE + GROWTH * (axis + 1) + extra for axis in range(n_space))
+    for sizes in _candidates(module, n_space):
         try:
             _run_fake(module, (2, n_channels, *sizes), dtype)
         except Exception as error:  # noqa: BLE001 -- whatever a user's module raises means "not this size"
@@ -96,8 +97,21 @@ def _legal_sizes(module: torch.nn.Module, *, n_channels: int, n_space: int, dtyp
     reason = " ".join(str(first_error).split())[:200]
     raise ModelError(
         f"the model takes no input of (batch, {n_channels} channels, {n_space} space axes) at lengths near "
-        f"{FIRST_SIZE + GROWTH}: {reason}. Check its channels and axes."
+        f"{BASES[0]}: {reason}. Check its channels and axes."
     ) from first_error
+
+
+def _candidates(module: torch.nn.Module, n_space: int) -> Iterator[tuple[int, ...]]:
+    """Yield input lengths to try: multiples of common steps, their neighbours, and lengths that parameters have."""
+    for base in BASES:
+        yield tuple(base * (axis + 1) for axis in range(n_space))
+    for extra in range(1, 33):
+        yield tuple(BASES[0] * (axis + 1) + extra for axis in range(n_space))
+    tensors = [*module.parameters(), *module.buffers()]
+    fixed = {tuple(t.shape[-n_space:]) for t in tensors if t.ndim >= n_space and min(t.shape[-n_space:]) > 7}
+    for lengths in sorted(fixed):
+        for factor in (1, 2, 4, 8, 16):
+            yield tuple(n * factor for n in lengths)
 
 
 def _run_fake(module: torch.nn.Module, shape: tuple[int, ...], dtype: torch.dtype) -> None:

@@ -1,0 +1,79 @@
+"""What one call of a model costs here: seconds and peak bytes, measured by running it."""
+
+import re
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+PRECISIONS = ("float32", "float64", "bfloat16")
+"""What a run may compute in; float32 and float64 are the model's own, bfloat16 is autocast."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of one call on a batch of tiles."""
+
+    seconds: float
+    peak_bytes: int
+    """Above what was held before the call, input included."""
+
+
+def pin_arithmetic(device: torch.device) -> None:
+    """Switch off what lets results differ by more than rounding: TF32 and kernel search. Idempotent."""
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.benchmark = False
+
+
+def precision_context(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """Return the context that a forward of this precision runs in."""
+    if precision == "bfloat16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def measure(module: torch.nn.Module, x: torch.Tensor, *, precision: str = "float32", n_runs: int = 1) -> Cost:
+    """Run ``module`` on ``x`` (batch, channel, *space), once to warm up, then ``n_runs`` times.
+
+    Returns:
+        The fastest run's seconds, and the peak bytes of one run.
+    """
+    seconds = []
+    with torch.inference_mode(), precision_context(precision, x.device):
+        module(x)
+        before = _mark(x.device)
+        for _ in range(n_runs):
+            begin = time.perf_counter()
+            module(x)
+            if x.is_cuda:
+                torch.cuda.synchronize(x.device)
+            seconds.append(time.perf_counter() - begin)
+        peak = _peak(x.device) - before
+    return Cost(min(seconds), max(peak, 0) + x.numel() * x.element_size())
+
+
+def _mark(device: torch.device) -> int:
+    """Reset the peak and return the bytes held now."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return int(torch.cuda.memory_allocated(device))
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return _status_bytes("VmHWM")
+    return _status_bytes("VmRSS")
+
+
+def _peak(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return _status_bytes("VmHWM")
+
+
+def _status_bytes(key: str) -> int:
+    found = re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
+    return int(found.group(1)) * 1024 if found else 0

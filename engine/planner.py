@@ -1,0 +1,315 @@
+"""Makes plans: weighs tile and block shapes against memory, and refuses what cannot be kept."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+import numpy as np
+
+from engine.errors import PlanError
+from engine.geometry.axes import Axis, Role, positions
+from engine.geometry.edges import MODEL_EDGE, Edge, EdgeKind
+from engine.geometry.model_geometry import ModelGeometry, OutputTensor
+from engine.geometry.tiling import AxisTiling, extend
+from engine.memory import BASE_BYTES, Projection, format_bytes, tile_bytes
+from engine.plan import BatchAxis, ModelFacts, OutputFacts, Plan, SourceFacts, TileCost
+from engine.search import AxisFacts, Budget, Cut, cuts, search, unit_for
+
+ITEM_BLOCK_BYTES = 64 * 2**20
+"""Batch axes are cut so that a block's source comes to about this much."""
+
+SMALLEST_LEVEL = {1: 1024, 2: 512, 3: 128}
+"""A pyramid ends at the first level whose longest shrunken axis is no longer than this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a user may ask of a plan; None leaves it to the search."""
+
+    memory_limit: int
+    """Bytes that all workers together may use."""
+    n_workers: int = 1
+    n_in_flight: int = 3
+    batch_size: int | None = None
+    tile: tuple[int, ...] | None = None
+    """Input voxels of a tile, per space axis."""
+    block: tuple[int, ...] | None = None
+    """Input voxels of a block, per space axis."""
+    edges: Mapping[str, Edge] | None = None
+    nan: str = "refuse"
+    with_pyramid: bool = True
+    extend: bool = True
+    """Extend, by reflection, an axis whose size the model cannot take; else refuse it."""
+    base_bytes: int = BASE_BYTES
+    """What a worker holds before its first block."""
+
+
+def make_plan(
+    source: SourceFacts, model: ModelFacts, geometry: ModelGeometry, cost: TileCost, wishes: Wishes
+) -> Plan:
+    """Return the cheapest plan that fits the memory. Reads nothing and writes nothing.
+
+    Raises:
+        PlanError: If the source does not fit the model, an edge cannot be kept, or memory is too small.
+    """
+    _check_source(source, geometry, wishes)
+    facts = _axis_facts(source, geometry, wishes)
+    batches = _batches(source, facts, geometry, wishes)
+    chosen = _choose(source, geometry, cost, wishes, facts, batches)
+    tilings = tuple(fact.tiling(tile=cut.tile, block=cut.block) for fact, cut in zip(facts, chosen, strict=True))
+    batch_size = wishes.batch_size or geometry.n_batch or 1
+    plan = Plan(
+        source=source,
+        model=model,
+        geometry=geometry,
+        tilings=tilings,
+        batches=batches,
+        batch_size=batch_size,
+        outputs=tuple(_output(source, tensor, tilings, batches) for tensor in geometry.outputs),
+        factors=_factors(source, tilings) if wishes.with_pyramid and source.flavour == "ngff" else (),
+        nan=wishes.nan,
+        n_workers=wishes.n_workers,
+        n_in_flight=wishes.n_in_flight,
+        cost=cost,
+        projection=Projection(wishes.base_bytes, 0, 0, 0, wishes.n_in_flight, 0),
+        memory_limit=wishes.memory_limit,
+        notes=_notes(source, geometry, tilings, model),
+    )
+    return replace(plan, projection=project(plan, base_bytes=wishes.base_bytes))
+
+
+def _check_source(source: SourceFacts, geometry: ModelGeometry, wishes: Wishes) -> None:
+    space = [source.axes[i].name for i in positions(source.axes, Role.SPACE)]
+    channel = positions(source.axes, Role.CHANNEL)
+    n_channels = source.shape[channel[0]] if channel else 1
+    if len(space) != geometry.n_space:
+        raise PlanError(
+            f"the model takes {geometry.n_space} space axes, and the source has {len(space)} ({', '.join(space)}) in "
+            f"{source.url}. Use a model for {len(space)} axes, or make an axis a batch."
+        )
+    if n_channels != geometry.n_channels:
+        raise PlanError(
+            f"the model takes {geometry.n_channels} channels, and the source has {n_channels} in {source.url}. "
+            "Select channels in a module before it, or use another model."
+        )
+    if np.dtype(source.dtype).kind not in "uif":
+        raise PlanError(f"the source must hold numbers, not {source.dtype}, in {source.url}. Convert it first.")
+    unknown = sorted(set(wishes.edges or {}) - set(space))
+    if unknown:
+        raise PlanError(f"edges are given for {', '.join(unknown)}, and the space axes are {', '.join(space)}.")
+    for given, what in ((wishes.tile, "tile"), (wishes.block, "block")):
+        if given is not None and (len(given) != len(space) or min(given) < 1):
+            raise PlanError(f"--{what} needs one positive length per space axis ({', '.join(space)}), not {given}.")
+
+
+def _axis_facts(source: SourceFacts, geometry: ModelGeometry, wishes: Wishes) -> list[AxisFacts]:
+    facts = []
+    for program, i in zip(geometry.programs, positions(source.axes, Role.SPACE), strict=True):
+        name = source.axes[i].name
+        edge = (wishes.edges or {}).get(name, MODEL_EDGE)
+        extent = extend(program, edge, size=source.shape[i], name=name)
+        if edge.kind is EdgeKind.MODEL and extent.far_extension and not wishes.extend:
+            raise PlanError(
+                f"the model cannot take {extent.size} voxels along '{name}' of {source.url}; the next length it takes "
+                f"is {extent.extended}. Leave out --no-extend to extend the far edge by reflection, or crop the source."
+            )
+        facts.append(AxisFacts(name, program, edge, extent, unit_for(program, extent, geometry.n_space)))
+    return facts
+
+
+def _choose(
+    source: SourceFacts,
+    geometry: ModelGeometry,
+    cost: TileCost,
+    wishes: Wishes,
+    facts: Sequence[AxisFacts],
+    batches: Sequence[BatchAxis],
+) -> tuple[Cut, ...]:
+    left = wishes.memory_limit // wishes.n_workers - wishes.base_bytes - cost.fixed_bytes
+    if left <= 0:
+        raise PlanError(
+            f"{format_bytes(wishes.memory_limit)} for {wishes.n_workers} workers leaves nothing above the "
+            f"{format_bytes(wishes.base_bytes)} that each needs before any block. Raise --memory or lower --workers."
+        )
+    items = prod(axis.block for axis in batches)
+    budget = Budget(
+        tile_bytes=left // 2,
+        block_bytes=left // (2 * (wishes.n_in_flight + 1)),
+        bytes_per_tile_voxel=cost.bytes_per_voxel * (wishes.batch_size or geometry.n_batch or 1),
+        bytes_per_read_voxel=_source_bytes(source, geometry) * items,
+        bytes_per_core_voxel=_output_bytes(geometry) * items,
+        seconds_per_voxel=cost.seconds_per_voxel,
+        n_workers=wishes.n_workers,
+        n_items=prod(axis.n_blocks for axis in batches),
+    )
+    options = [
+        cuts(
+            fact,
+            tile=wishes.tile[i] if wishes.tile else None,
+            block=_given_block(fact, wishes.block[i], geometry) if wishes.block else None,
+        )
+        for i, fact in enumerate(facts)
+    ]
+    return search(options, budget)
+
+
+def _given_block(fact: AxisFacts, block: int, geometry: ModelGeometry) -> int:
+    granule = unit_for(fact.program, replace(fact.extent, size=1), geometry.n_space)
+    if block % granule and block < fact.extent.size:
+        below = max(block // granule, 1) * granule
+        raise PlanError(
+            f"block length {block} along '{fact.name}' is not a multiple of {granule}, the model's step: blocks "
+            f"would not be whole output shards. Use {below} or {below + granule}."
+        )
+    return -(-block // granule) * granule
+
+
+def _source_bytes(source: SourceFacts, geometry: ModelGeometry) -> int:
+    return np.dtype(source.dtype).itemsize * geometry.n_channels
+
+
+def _output_bytes(geometry: ModelGeometry) -> float:
+    total = 0.0
+    for tensor in geometry.outputs:
+        scale = prod(program.scale(tensor.name) for program in geometry.programs)
+        total += float(scale) * (tensor.n_channels or 1) * np.dtype(tensor.dtype).itemsize
+    return total
+
+
+def _batches(
+    source: SourceFacts, facts: Sequence[AxisFacts], geometry: ModelGeometry, wishes: Wishes
+) -> tuple[BatchAxis, ...]:
+    """Cut the batch axes: the last one first, until a block's source would be too large."""
+    item = prod(fact.extent.extended for fact in facts) * (_source_bytes(source, geometry) + _output_bytes(geometry))
+    left = wishes.memory_limit // wishes.n_workers - wishes.base_bytes
+    room = max(1, int(min(ITEM_BLOCK_BYTES, max(left, 0) // (4 * (wishes.n_in_flight + 1))) // item))
+    found = []
+    for i in reversed(positions(source.axes, Role.BATCH)):
+        size = source.shape[i]
+        block = max(1, min(room, -(-size // (2 * wishes.n_workers))))
+        found.append(BatchAxis(source.axes[i].name, size, block))
+        room = max(1, room // block)
+    return tuple(reversed(found))
+
+
+def _output(
+    source: SourceFacts, tensor: OutputTensor, tilings: Sequence[AxisTiling], batches: Sequence[BatchAxis]
+) -> OutputFacts:
+    by_name = {axis.name: axis for axis in source.axes}
+    axes = [by_name[axis.name] for axis in batches]
+    shape, shard = [axis.size for axis in batches], [axis.block for axis in batches]
+    if tensor.n_channels is not None:
+        axes.append(Axis(_channel_name(source), Role.CHANNEL))
+        shape.append(tensor.n_channels)
+        shard.append(tensor.n_channels)
+    target = {1: 4096, 2: 256, 3: 64}.get(len(tilings), 64)
+    chunk = list(shard)
+    origin = source.translation or (0.0,) * len(source.axes)
+    translation = [0.0] * len(shape)
+    for tiling in tilings:
+        axis, scale = by_name[tiling.name], float(tiling.program.scale(tensor.name))
+        axes.append(replace(axis, spacing=axis.spacing / scale))
+        shape.append(tiling.kept[tensor.name])
+        length = tiling.block_sizes[tensor.name]
+        chunk.append(_divisor(length, target))
+        shard.append(length)
+        at = origin[[a.name for a in source.axes].index(tiling.name)]
+        translation.append(at + _offset(tiling, tensor.name) * axis.spacing)
+    return OutputFacts(
+        tensor.name, tuple(axes), tuple(shape), _stored(tensor.dtype), tuple(chunk), tuple(shard),
+        tensor.n_channels is not None, tuple(translation),
+    )
+
+
+def _offset(tiling: AxisTiling, output: str) -> float:
+    """Return where the centre of the first output voxel lies, in input voxels from the centre of the first."""
+    scale = tiling.program.scale(output)
+    shrunk = float(tiling.extent.extended * scale - dict(tiling.extent.kept)[output]) / 2
+    is_shrunk = tiling.edge.kind is EdgeKind.MODEL and not tiling.extent.far_extension and shrunk >= 1
+    return (0.5 + (shrunk if is_shrunk else 0.0)) / float(scale) - 0.5
+
+
+def _channel_name(source: SourceFacts) -> str:
+    channel = positions(source.axes, Role.CHANNEL)
+    return source.axes[channel[0]].name if channel else "c"
+
+
+def _stored(dtype: str) -> str:
+    return {"bfloat16": "float32", "float16": "float16", "bool": "uint8"}.get(dtype, dtype)
+
+
+def _divisor(length: int, target: int) -> int:
+    """Return the largest divisor of a length that is no longer than the target.
+
+    >>> _divisor(768, 256), _divisor(300, 64), _divisor(40, 64)
+    (256, 60, 40)
+    """
+    return next(length // parts for parts in range(-(-length // target), length + 1) if length % parts == 0)
+
+
+def _factors(source: SourceFacts, tilings: Sequence[AxisTiling]) -> tuple[tuple[int, ...], ...]:
+    """Return the factors of each pyramid level: axes near the finest spacing are halved."""
+    spacing = [source.axes[i].spacing for i in positions(source.axes, Role.SPACE)]
+    sizes = [max(tiling.kept.values()) for tiling in tilings]
+    factors = []
+    while True:
+        factor = tuple(2 if s < 2 * min(spacing) and n > 1 else 1 for s, n in zip(spacing, sizes, strict=True))
+        longest = max((n for n, f in zip(sizes, factor, strict=True) if f == 2), default=0)
+        if longest <= SMALLEST_LEVEL.get(len(sizes), 128):
+            return tuple(factors)
+        factors.append(factor)
+        sizes = [-(-n // f) for n, f in zip(sizes, factor, strict=True)]
+        spacing = [s * f for s, f in zip(spacing, factor, strict=True)]
+
+
+def _notes(
+    source: SourceFacts, geometry: ModelGeometry, tilings: Sequence[AxisTiling], model: ModelFacts
+) -> tuple[str, ...]:
+    notes = []
+    for tiling in tilings:
+        extent = tiling.extent
+        if tiling.edge.kind is EdgeKind.MODEL and extent.far_extension:
+            notes.append(
+                f"axis '{tiling.name}': the model cannot take {extent.size} voxels; the far edge is extended by "
+                f"reflection to {extent.extended}, and cropped after"
+            )
+        elif tiling.edge.kind is not EdgeKind.MODEL:
+            notes.append(
+                f"axis '{tiling.name}': edge '{tiling.edge.kind}' adds {extent.before} voxels before and "
+                f"{extent.far_extension} after; the whole run is defined on these"
+            )
+    if geometry.evidence == "probed":
+        notes.append("the geometry is probed by running the model, not proved from its graph")
+    if model.precision == "bfloat16":
+        notes.append(f"bfloat16: max |difference| from float32 on the probe tile {model.precision_error:.3g}")
+    return tuple(notes)
+
+
+def project(plan: Plan, *, base_bytes: int) -> Projection:
+    """Return the bytes that one worker will hold at its peak."""
+    items = prod(axis.block for axis in plan.batches)
+    last = tuple(n - 1 for n in plan.graph.counts)
+    middle = tuple(n // 2 for n in plan.graph.counts)
+    reads = max(plan.read_region(index).n_voxels for index in {last, middle, (0,) * len(last)})
+    source = _source_bytes(plan.source, plan.geometry)
+    block_out = sum(prod(output.shard_shape) * np.dtype(output.dtype).itemsize for output in plan.outputs)
+    voxels = prod(plan.tile_shape)
+    tile = tile_bytes(
+        bytes_per_voxel=plan.cost.bytes_per_voxel,
+        tile_voxels=voxels,
+        batch_size=plan.batch_size,
+        fixed=plan.cost.fixed_bytes,
+    )
+    return Projection(base_bytes, tile, reads * items * source, block_out, plan.n_in_flight, 2 * block_out)
+
+
+def shrink_tile(plan: Plan) -> Plan | None:
+    """Return the plan with the tile's longest axis about halved, blocks unchanged; None where it is shortest already."""
+    order = sorted(range(len(plan.tilings)), key=lambda i: -plan.tilings[i].tile)
+    for i in order:
+        tiling = plan.tilings[i]
+        smaller = tiling.legal_tile(max(tiling.shortest_tile, tiling.tile // 2))
+        if smaller < tiling.tile:
+            shrunk = replace(tiling, tile=smaller)
+            return replace(plan, tilings=(*plan.tilings[:i], shrunk, *plan.tilings[i + 1 :]))
+    return None

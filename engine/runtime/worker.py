@@ -1,0 +1,153 @@
+"""One block, from the source to the stored shard: read | compute | write, overlapped between blocks.
+
+Up to ``n_in_flight`` threads call :meth:`BlockWorker.run` at once. Each stage lets one block in at a
+time, so while one block is computed the next is read and the last is written: the bound on memory is
+the number of callers. Computing happens on one thread of its own, so that torch keeps one set of
+threads.
+"""
+
+import gc
+import resource
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from threading import Lock
+
+import numpy as np
+
+from engine.models.forward import Forward, Held, TileMemoryError
+from engine.plan import OutputFacts, Plan
+from engine.planner import shrink_tile
+from engine.runtime.events import Failure, Receipt
+from engine.runtime.stitch import block_jobs, block_shapes, read_block
+from engine.storage.pyramid import finer_region, reduce_mean, reduce_mode
+from engine.storage.volume import Volume
+
+
+@dataclass
+class Stage:
+    """One step of the pipeline: lets one block in at a time, and adds up its own seconds."""
+
+    lock: Lock
+    seconds: float = 0.0
+
+    @contextmanager
+    def enter(self, spent: dict[str, float], name: str) -> Iterator[None]:
+        """Wait for the stage, hold it, and note in ``spent`` how long it was held."""
+        with self.lock:
+            begin = time.perf_counter()
+            try:
+                yield
+            finally:
+                spent[name] = time.perf_counter() - begin
+
+
+class BlockWorker:
+    """Runs blocks of one plan: holds the model, the source and the outputs, opened once."""
+
+    def __init__(self, plan: Plan, forward: Forward, source: Volume, outputs: dict[str, Volume]) -> None:
+        self.plan = plan
+        self.forward = forward
+        self.source = source
+        self.outputs = outputs
+        self._stages = {name: Stage(Lock()) for name in ("read", "compute", "write")}
+        self._computer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
+        self._shrunk: tuple[int, ...] | None = None
+
+    @property
+    def n_in_flight(self) -> int:
+        """Calls of :meth:`run` that make sense at once."""
+        return self.plan.n_in_flight
+
+    def run(self, task: int, attempt: int) -> Receipt:
+        """Do one task and return its receipt; never raises. Idempotent: it writes the same bits again."""
+        receipt = Receipt(task=task, attempt=attempt)
+        try:
+            level = self.plan.graph.level_of(task)
+            index = self.plan.graph.index(task)
+            done = self._reduce(receipt, index, level) if level else self._infer(receipt, index)
+        except Exception as error:  # noqa: BLE001 -- the worker's rim: whatever a block does, the run goes on
+            done = replace(receipt, error=Failure.of(error))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return replace(done, peak_rss_bytes=peak, tile_shrunk_to=self._shrunk)
+
+    def _infer(self, receipt: Receipt, index: tuple[int, ...]) -> Receipt:
+        """Compute a block of level 0."""
+        spent: dict[str, float] = {}
+        plan = self.plan
+        with self._stages["read"].enter(spent, "read"):
+            block = read_block(plan, self.source, index)
+            n_read = block.nbytes
+            held = self.forward.upload(block)
+        with self._stages["compute"].enter(spent, "compute"):
+            results = self._computer.submit(self._compute, plan, held, block, index).result()
+        del held, block
+        with self._stages["write"].enter(spent, "write"):
+            voxels = self.forward.download(results)
+            del results
+            n_voxels, n_written = self._store(voxels, index)
+        return replace(
+            receipt,
+            read_seconds=spent["read"],
+            compute_seconds=spent["compute"],
+            write_seconds=spent["write"],
+            n_voxels=n_voxels,
+            n_bytes_read=n_read,
+            n_bytes_written=n_written,
+        )
+
+    def _compute(self, plan: Plan, held: Held, block: np.ndarray, index: tuple[int, ...]) -> Held:
+        """Run the tiles of a block, with smaller tiles whenever memory runs out; later blocks keep the smaller tile."""
+        had = plan.read_region(index)
+        while True:
+            try:
+                return self.forward.run(held, block_jobs(plan, index), block_shapes(plan, index))
+            except TileMemoryError:
+                smaller = shrink_tile(plan)
+                if smaller is None:
+                    raise
+                gc.collect()
+                self.plan, self._shrunk, plan = smaller, smaller.tile_shape, smaller
+                wanted = smaller.read_region(index)
+                if not had.holds(wanted):
+                    raise
+                inside = wanted.shift([-a for a in had.start])
+                held = self.forward.upload(np.ascontiguousarray(block[(slice(None), slice(None), *inside.slices)]))
+
+    def _store(self, voxels: dict[str, np.ndarray], index: tuple[int, ...]) -> tuple[int, int]:
+        n_voxels = n_bytes = 0
+        for name, array in voxels.items():
+            output = self.plan.output(name)
+            region = self.plan.block_region(output, index)
+            self.outputs[name].write(region, array.reshape(region.shape))
+            n_voxels, n_bytes = n_voxels + array.size, n_bytes + array.nbytes
+        return n_voxels, n_bytes
+
+    def _reduce(self, receipt: Receipt, index: tuple[int, ...], level: int) -> Receipt:
+        """Make a block of a coarser level from the finer level."""
+        n_voxels = n_read = n_written = 0
+        begin = time.perf_counter()
+        for output in self.plan.outputs:
+            target = self.plan.block_region(output, index, level)
+            if not target.n_voxels:
+                continue
+            factors = (1,) * (len(output.shape) - len(self.plan.tilings)) + self.plan.factors[level - 1]
+            source = finer_region(target, factors=factors, finer_shape=self.plan.level_shape(output, level - 1))
+            fine = self.outputs[output.name].read(source, level=level - 1)
+            coarse = _reducer(output)(fine, factors)
+            self.outputs[output.name].write(target, coarse, level=level)
+            n_voxels, n_read = n_voxels + coarse.size, n_read + fine.nbytes
+            n_written += coarse.nbytes
+        return replace(
+            receipt,
+            write_seconds=time.perf_counter() - begin,
+            n_voxels=n_voxels,
+            n_bytes_read=n_read,
+            n_bytes_written=n_written,
+        )
+
+
+def _reducer(output: OutputFacts) -> Callable[[np.ndarray, tuple[int, ...]], np.ndarray]:
+    return reduce_mode if output.is_label else reduce_mean

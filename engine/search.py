@@ -1,0 +1,182 @@
+"""The search for a tile and block shape: the fewest computed voxels per core voxel that memory allows.
+
+Along one axis a *cut* is a tile length with a block length; what it costs (tiles, voxels read) is exact,
+from the tiling itself. Cuts of the axes are independent but for memory, so the search is a product of
+short lists. The cost is not monotone in the tile: a tile slightly longer can save a whole row of tiles.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import lcm
+
+import numpy as np
+
+from engine.errors import PlanError
+from engine.geometry.edges import Edge
+from engine.geometry.receptive_field import AxisProgram
+from engine.geometry.tiling import AxisTiling, Extent, legal_tile, shortest_tile
+from engine.memory import format_bytes
+
+UNITS = {1: 4096, 2: 256, 3: 64}
+"""Voxels per axis that blocks are multiples of, by number of space axes: the chunk of most outputs."""
+
+TILES_PER_BLOCK = (1, 2, 3, 4, 6)
+"""How many tiles a block may be cut into along one axis."""
+
+READ_SECONDS_PER_BYTE = 4e-9
+"""Decoding blosc-zstd: 2.5 to 4 CPU seconds per GB here."""
+
+
+@dataclass(frozen=True, slots=True)
+class AxisFacts:
+    """What the search must know of one space axis."""
+
+    name: str
+    program: AxisProgram
+    edge: Edge
+    extent: Extent
+    unit: int
+    """Blocks are multiples of this many input voxels."""
+
+    def tiling(self, *, tile: int, block: int) -> AxisTiling:
+        """Return the axis cut so."""
+        return AxisTiling(self.name, self.program, self.edge, self.extent, tile, block)
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """One way to cut one axis."""
+
+    tile: int
+    block: int
+    n_tiles: int
+    n_blocks: int
+    n_read: int
+    """Input voxels that all blocks read along this axis."""
+    block_read: int
+    """Input voxels that one block reads along this axis, at most."""
+    tiles_per_block: int
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a cut may use, and what it costs."""
+
+    tile_bytes: int
+    """For the activations of one model call."""
+    block_bytes: int
+    """For one block's input and output."""
+    bytes_per_tile_voxel: float
+    """Of activations."""
+    bytes_per_read_voxel: int
+    """Of source, all channels of one item."""
+    bytes_per_core_voxel: float
+    """Of all outputs, all channels of one item."""
+    seconds_per_voxel: float
+    """Of one forward."""
+    n_workers: int
+    n_items: int
+    """Items of the batch axes: they multiply blocks, not tiles."""
+
+
+def unit_for(program: AxisProgram, extent: Extent, n_space: int) -> int:
+    """Return the voxels that blocks of this axis are multiples of: near a chunk, and whole steps."""
+    unit = UNITS.get(n_space, 64)
+    if extent.size < unit:
+        unit = extent.size
+    granule = lcm(program.step, *(program.scale(output).denominator for output, _ in extent.kept))
+    return -(-unit // granule) * granule
+
+
+def cuts(facts: AxisFacts, *, tile: int | None, block: int | None) -> list[Cut]:
+    """Return the ways to cut an axis that are worth weighing; ``tile`` and ``block`` fix one or both.
+
+    Raises:
+        PlanError: If the given tile or block cannot be kept.
+    """
+    shortest = shortest_tile(facts.program, facts.extent)
+    blocks = [block] if block else _block_candidates(facts)
+    found: dict[tuple[int, int], Cut] = {}
+    for length in blocks:
+        for candidate in [tile] if tile else _tile_candidates(facts, length, shortest):
+            if (candidate, length) not in found:
+                found[candidate, length] = _weigh(facts, candidate, length)
+    return list(found.values())
+
+
+def _block_candidates(facts: AxisFacts) -> list[int]:
+    whole = -(-facts.extent.size // facts.unit)
+    counts = {n for n in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32) if n < whole}
+    counts |= {-(-whole // parts) for parts in (1, 2, 3, 4) if whole // parts <= 64}
+    return sorted(n * facts.unit for n in counts)
+
+
+def _tile_candidates(facts: AxisFacts, block: int, shortest: int) -> Iterator[int]:
+    lost = shortest - facts.program.step
+    yield facts.extent.extended
+    for parts in TILES_PER_BLOCK:
+        core = -(-block // parts)
+        core = -(-core // facts.program.step) * facts.program.step
+        yield legal_tile(facts.program, facts.extent, max(shortest, core + lost))
+        if facts.extent.size > block:
+            continue
+        yield legal_tile(facts.program, facts.extent, max(shortest, core + -(-lost // 2)))
+
+
+def _weigh(facts: AxisFacts, tile: int, block: int) -> Cut:
+    tiling = facts.tiling(tile=tile, block=block)
+    n_tiles, n_read = tiling.totals
+    middle = tiling.n_blocks // 2
+    reads = [tiling.read(i) for i in {0, middle, tiling.n_blocks - 1}]
+    per_block = max(len(tiling.tiles(i)) for i in {0, middle})
+    return Cut(tile, block, n_tiles, tiling.n_blocks, n_read, max(b - a for a, b in reads), per_block)
+
+
+def search(options: Sequence[Sequence[Cut]], budget: Budget) -> tuple[Cut, ...]:
+    """Return one cut per axis: the cheapest combination that fits.
+
+    Raises:
+        PlanError: If no combination fits the memory.
+    """
+    fields = {
+        name: [np.array([getattr(cut, name) for cut in cuts_], dtype=np.float64) for cuts_ in options]
+        for name in ("tile", "block", "n_tiles", "n_blocks", "n_read", "block_read", "tiles_per_block")
+    }
+    outer = {name: _outer(columns) for name, columns in fields.items()}
+    tile_bytes = outer["tile"] * budget.bytes_per_tile_voxel
+    block_bytes = outer["block_read"] * budget.bytes_per_read_voxel + outer["block"] * budget.bytes_per_core_voxel
+    fits = (tile_bytes <= budget.tile_bytes) & (block_bytes <= budget.block_bytes)
+    if not fits.any():
+        raise PlanError(_too_small(tile_bytes, block_bytes, budget))
+    seconds = np.where(fits, _seconds(outer, budget), np.inf)
+    best = np.unravel_index(int(np.argmin(seconds)), seconds.shape)
+    return tuple(cuts_[i] for cuts_, i in zip(options, best, strict=True))
+
+
+def _outer(columns: Sequence[np.ndarray]) -> np.ndarray:
+    product = np.ones((1,) * len(columns))
+    for axis, column in enumerate(columns):
+        shape = [1] * len(columns)
+        shape[axis] = len(column)
+        product = product * column.reshape(shape)
+    return product
+
+
+def _seconds(outer: dict[str, np.ndarray], budget: Budget) -> np.ndarray:
+    """Return the projected seconds of each combination: compute and reading overlap, the ends of a run do not."""
+    n_blocks = outer["n_blocks"] * budget.n_items
+    compute = outer["n_tiles"] * outer["tile"] * budget.n_items * budget.seconds_per_voxel
+    read = outer["n_read"] * budget.n_items * budget.bytes_per_read_voxel * READ_SECONDS_PER_BYTE
+    rounds = np.ceil(n_blocks / budget.n_workers) * budget.n_workers / n_blocks
+    ends = (compute + read) / n_blocks * 0.25 + read / n_blocks
+    per_block = n_blocks * 2e-3
+    return np.asarray(np.maximum(compute, read) * rounds + ends + per_block + 0.1 * read)
+
+
+def _too_small(tile_bytes: np.ndarray, block_bytes: np.ndarray, budget: Budget) -> str:
+    tile, block = int(tile_bytes.min()), int(block_bytes.min())
+    return (
+        f"the smallest tile needs {format_bytes(tile)} of {format_bytes(budget.tile_bytes)} and the smallest block "
+        f"{format_bytes(block)} of {format_bytes(budget.block_bytes)} that the memory limit leaves one worker. "
+        "Raise --memory, use fewer --workers, or give a smaller --block."
+    )
