@@ -153,7 +153,7 @@ def _create_array(
         dtype=dtype,
         chunks=chunks,
         shards=shards[0] if shards else None,
-        compressors=arrays.compressors(dtype),
+        compressors=arrays.COMPRESSOR,
         fill_value=0,
         dimension_names=[axis.name for axis in axes],
     )
@@ -261,6 +261,13 @@ def _create_parents(path: str) -> None:
         parent = "/".join(parts[:stop])
         if not arrays.exists(f"{parent}/zarr.json"):
             zarr.create_group(store=parent, zarr_format=3)
+
+
+def remove_partial(url: str) -> None:
+    """Delete the unfinished files that a killed writer left in a local volume; nobody may be writing. Idempotent."""
+    if arrays.is_local(url):
+        for path in Path(arrays.local_path(url)).rglob("*.partial"):
+            path.unlink(missing_ok=True)
 
 
 def remove(url: str) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from engine.errors import IngestError
 from engine.geometry.region import Region
 from engine.storage import arrays, climate, record, scan, slide
-from engine.storage.create import create_volume, remove
+from engine.storage.create import create_volume, remove, remove_partial
 from engine.storage.pyramid import finer_region, reduce_mean
 from engine.storage.source import Source, identity
 from engine.storage.volume import Volume, open_group, open_volume
@@ -134,6 +134,7 @@ def _target(
             f"the target '{url}' exists and was made from another source or with other options ({differs} differ). "
             "Name another target, or remove it first."
         )
+    remove_partial(url)
     return open_group(url), False
 
 

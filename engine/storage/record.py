@@ -33,6 +33,12 @@ def is_unfinished(attributes: Mapping[str, Any]) -> bool:
     return isinstance(own, Mapping) and own.get("is_finished") is False
 
 
+def is_finished(attributes: Mapping[str, Any]) -> bool:
+    """Say whether every object of the volume was stored, so that a missing one is a loss and not a zero."""
+    own = attributes.get(KEY)
+    return isinstance(own, Mapping) and own.get("is_finished") is True
+
+
 def parse(attributes: Mapping[str, Any], *, where: str) -> tuple[tuple[Axis, ...], tuple[Dataset, ...]] | None:
     """Return the axes and levels of a record, or None where it has none.
 

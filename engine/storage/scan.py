@@ -27,6 +27,7 @@ SUFFIXES = (".nii", ".nii.gz")
 
 _UNITS = {"unknown": "millimeter", "mm": "millimeter", "meter": "meter", "micron": "micrometer"}
 _TIME_UNITS = {"sec": "second", "msec": "millisecond", "usec": "microsecond"}
+_N_HEADER = 540
 _SLAB_BYTES = 256 * 1024 * 1024
 _CHUNK = 64
 _SMALLEST_SIDE = 128
@@ -163,13 +164,13 @@ def _header(path: Path) -> Any:  # noqa: ANN401 -- nibabel has no types
     """Return the header as it is stored: nibabel's own loader would mend a missing spacing to 1, and only log it."""
     try:
         with _open(path) as file:
-            block = file.read(4)
-            file.seek(0)
-            is_second = 540 in (int.from_bytes(block, "little"), int.from_bytes(block, "big"))
-            kind: Any = Nifti2Header if is_second else Nifti1Header
-            header = kind.from_fileobj(file, check=False)
-        if not bytes(header["magic"]).startswith((b"n+1", b"n+2")):
-            raise HeaderDataError(f"magic is {bytes(header['magic'])!r}, not n+1 or n+2")
+            block = file.read(_N_HEADER)
+        is_second = block[4:7] == b"n+2"
+        kind: Any = Nifti2Header if is_second else Nifti1Header
+        n_bytes = kind.template_dtype.itemsize
+        if len(block) < n_bytes or not (is_second or block[344:347] == b"n+1"):
+            raise HeaderDataError("its first bytes hold no magic n+1 or n+2")
+        header = kind(block[:n_bytes], check=False)
         header.get_data_dtype(), header.get_data_shape(), header.get_slope_inter(), header.get_xyzt_units()
     except (OSError, EOFError, zlib.error, HeaderDataError, ValueError, KeyError) as error:
         raise IngestError(

@@ -94,6 +94,7 @@ class Volume:
         self._check_inside(region, level=level)
         if region.n_voxels == 0:
             return np.empty(region.shape, self.dtype)
+        self._check_stored(region, level=level)
         try:
             voxels = self._array(level, is_writable=False)[region.slices]
         except arrays.READ_ERRORS as error:
@@ -140,6 +141,19 @@ class Volume:
             if key not in self._open:
                 self._open[key] = arrays.open_array(self.level_url(level), is_writable=is_writable)
             return self._open[key]
+
+    def _check_stored(self, region: Region, *, level: int) -> None:
+        """Refuse a lost object of a finished local volume: Zarr would read it as zeros."""
+        if not (record.is_finished(self.attributes) and arrays.is_local(self.url)):
+            return
+        grid, metadata = self.levels[level].grid, self._array(level, is_writable=False).metadata
+        for number in grid.meeting(region):
+            path = f"{self.level_url(level)}/{metadata.encode_chunk_key(grid.index(number))}"
+            if not arrays.exists(path):
+                raise VolumeError(
+                    f"cannot read {self._where(region, level=level)}: its stored object '{path}' is missing. "
+                    "Restore it, or make the volume again."
+                )
 
     def _check_inside(self, region: Region, *, level: int) -> None:
         if not 0 <= level < len(self.levels):
