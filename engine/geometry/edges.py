@@ -127,8 +127,11 @@ def _locate(edge: Edge, *, size: int, position: int) -> tuple[int, bool, bool, i
     skips = edge.has_pole_rows if edge.kind is EdgeKind.POLE else (True, True)
     backward = size - skips[0] - skips[1]
     period = size + backward
-    if backward < 1:
-        raise EdgeError(f"an axis of {size} voxels is too short to be mirrored: it needs at least 2. Use constant.")
+    shortest = 1 + sum(skips) if edge.kind is EdgeKind.POLE else 2
+    if size < shortest:
+        raise EdgeError(
+            f"an axis of {size} voxels is too short to be mirrored: it needs at least {shortest}. Use constant."
+        )
     phase = position % period
     if phase < size:
         return phase, False, False, size - phase
@@ -152,14 +155,14 @@ def pieces(edges: Sequence[Edge], *, names: Sequence[str], shape: Sequence[int],
         segments(edge, size=n, start=a, stop=b)
         for edge, n, a, b in zip(edges, shape, read.start, read.stop, strict=True)
     ]
-    rolled = {axis: _rolled(edges, names, shape, read, axis=axis) for axis in _pole_axes(edges)}
+    arounds = {axis: _around(edges, names, shape, axis=axis) for axis in _pole_axes(edges)}
     for combination in product(*spans):
-        crossed = [axis for axis in rolled if combination[axis].is_crossed]
+        crossed = [axis for axis in arounds if combination[axis].is_crossed]
         if not crossed:
             yield _piece(combination, is_odd=False)
             continue
-        around = names.index(edges[crossed[0]].around or "")
-        for segment in _overlaps(rolled[crossed[0]], combination[around]):
+        around = arounds[crossed[0]]
+        for segment in _rolled(combination[around], n_columns=shape[around]):
             parts = (*combination[:around], segment, *combination[around + 1 :])
             yield _piece(parts, is_odd=True)
 
@@ -168,33 +171,29 @@ def _pole_axes(edges: Sequence[Edge]) -> list[int]:
     return [i for i, edge in enumerate(edges) if edge.kind is EdgeKind.POLE]
 
 
-def _rolled(
-    edges: Sequence[Edge], names: Sequence[str], shape: Sequence[int], read: Region, *, axis: int
-) -> list[Segment]:
-    """Return the segments of the ``around`` axis as seen from across the pole."""
+def _around(edges: Sequence[Edge], names: Sequence[str], shape: Sequence[int], *, axis: int) -> int:
+    """Return which axis the pole on ``axis`` rolls."""
     edge = edges[axis]
     if edge.around not in names:
         raise EdgeError(f"the pole on axis '{names[axis]}' must name the axis it rolls, not {edge.around}: {names}")
     around = names.index(edge.around)
-    n_columns = shape[around]
-    if n_columns % 2:
+    if shape[around] % 2:
         raise EdgeError(
             f"axis '{edge.around}' must have an even number of columns to cross a pole on '{names[axis]}', "
-            f"not {n_columns}. Regrid it, or use another edge."
+            f"not {shape[around]}. Regrid it, or use another edge."
         )
-    half = n_columns // 2
-    wrap = Edge(EdgeKind.WRAP)
-    return segments(wrap, size=n_columns, start=read.start[around] + half, stop=read.stop[around] + half)
+    return around
 
 
-def _overlaps(rolled: Sequence[Segment], plain: Segment) -> Iterator[Segment]:
-    """Yield the parts of the rolled segments that land where ``plain`` lands."""
-    for segment in rolled:
-        low = max(segment.target, plain.target)
-        high = min(segment.target + segment.length, plain.target + plain.length)
-        if low < high:
-            start = segment.source[0] + low - segment.target
-            yield Segment(low, (start, start + high - low))
+def _rolled(plain: Segment, *, n_columns: int) -> Iterator[Segment]:
+    """Yield what lands where ``plain`` lands, taken from half way round."""
+    if plain.is_constant:
+        yield plain
+        return
+    start, stop = (column + n_columns // 2 for column in plain.source)
+    for part in segments(Edge(EdgeKind.WRAP), size=n_columns, start=start, stop=stop):
+        along = plain.length - part.target - part.length if plain.is_reversed else part.target
+        yield Segment(plain.target + along, part.source, plain.is_reversed)
 
 
 def _piece(parts: Sequence[Segment], *, is_odd: bool) -> Piece:

@@ -81,11 +81,11 @@ class Grid:
         >>> list(Grid((4, 6), (2, 2)).meeting(Region((0, 1), (1, 3))))
         [0, 1]
         """
-        if region.n_voxels == 0:
+        inside = region.meet(Region.whole(self.shape))
+        if inside is None:
             return
         spans = [
-            range(max(a // c, 0), min(-(-b // c), count))
-            for a, b, c, count in zip(region.start, region.stop, self.cell, self.counts, strict=True)
+            range(a // c, -(-b // c)) for a, b, c in zip(inside.start, inside.stop, self.cell, strict=True)
         ]
         for index in product(*spans):
             yield self.number(index)

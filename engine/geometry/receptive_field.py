@@ -101,12 +101,12 @@ class Window(Node):
 
     def size(self, n: int) -> int | None:
         room = n + self.before + self.after - self.dilation * (self.kernel - 1) - 1
-        if room < 0 or (self.is_exact and n % self.stride):
+        if self.is_exact and n % self.stride:
             return None
-        if not self.is_ceil:
-            return room // self.stride + 1
-        count = -(-room // self.stride) + 1
-        return count - 1 if (count - 1) * self.stride >= n + self.before else count
+        count = (-(-room // self.stride) if self.is_ceil else room // self.stride) + 1
+        if self.is_ceil and (count - 1) * self.stride >= n + self.before:
+            count -= 1
+        return count if count > 0 else None
 
     def demand(self, first: int, last: int) -> Interval:
         reach = self.dilation * (self.kernel - 1)
@@ -176,7 +176,8 @@ class Pad(Node):
     """Explicit padding by constants or copies; negative amounts crop.
 
     ``circular`` padding takes its copies from the far side, so no tile short of the whole axis can
-    know them: they are never trusted. ``reflect`` takes them from as far inside as it pads.
+    know them: they are never trusted. ``reflect`` takes them from as far inside as it pads,
+    ``replicate`` from the border voxel.
     """
 
     before: int
@@ -187,8 +188,11 @@ class Pad(Node):
     kind: ClassVar[str] = "pad"
 
     def size(self, n: int) -> int | None:
-        most = {"reflect": n - 1, "circular": n}.get(self.mode)
-        if most is not None and max(self.before, self.after) > most:
+        uncropped = n + min(self.before, 0) + min(self.after, 0)
+        widest = max(self.before, self.after)
+        if self.mode == "constant" and uncropped < 0:
+            return None
+        if (self.mode == "reflect" and widest >= n) or (self.mode == "circular" and widest > uncropped):
             return None
         count = n + self.before + self.after
         return count if count > 0 else None
@@ -204,6 +208,8 @@ class Pad(Node):
             is_left_known = span.stop > self.before or span.stop == span.size
             is_right_known = span.start < span.size - self.after or span.start == 0
             return (0 if is_left_known else left), (0 if is_right_known else right)
+        if self.mode == "replicate" and span.start == span.stop:
+            return left, right
         return 0, 0
 
 
@@ -297,7 +303,8 @@ class AxisProgram:
     def step(self) -> int:
         """Input voxels that a tile's start must be a multiple of (the jump J, over all branches and phases)."""
         jumps = [self._scales[i].denominator for i in self._needed]
-        jumps += [node.jump for node in self.nodes if isinstance(node, Opaque)]
+        probed = [node for i, node in enumerate(self.nodes) if i in self._needed and isinstance(node, Opaque)]
+        jumps += [(node.jump / self._scales[node.sources[0]]).numerator for node in probed]
         return lcm(*jumps)
 
     def scale(self, output: str) -> Fraction:

@@ -12,6 +12,7 @@ left border, the right one, both or neither are worked out once; all else is a f
 of block m is found without the others.
 """
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -87,9 +88,12 @@ def _surrounded(program: AxisProgram, *, size: int, name: str) -> Extent:
         low, high = program.demand(output, -shifts[output], kept[output] - 1 - shifts[output])
         lows.append(low)
         highs.append(high + 1)
+        lows.append(-_ceil(shifts[output] / program.scale(output)))
     before = -(min(lows) // program.step) * program.step
-    extended = _legal(program, before + max(highs), name=name)
     crops = {output: int(before * program.scale(output)) - shift for output, shift in shifts.items()}
+    extended = _legal(program, before + max(highs), name=name)
+    while any(n < crops[output] + kept[output] for output, n in (program.sizes(extended) or {}).items()):
+        extended = _legal(program, extended + 1, name=name)
     return Extent(size, before, extended, tuple(crops.items()), tuple(kept.items()))
 
 
@@ -272,20 +276,24 @@ def legal_tile(program: AxisProgram, extent: Extent, at_least: int) -> int:
 
 def shortest_tile(program: AxisProgram, extent: Extent) -> int:
     """Return the shortest tile that decides one step of every output wherever it lies; the whole axis at most."""
-    reach = max(sum(program.halo(output)) for output, _ in extent.kept)
-    length = legal_tile(program, extent, program.step)
-    while length < extent.extended:
-        if length > reach and _gets_ahead(program, extent, length):
-            return length
-        length = legal_tile(program, extent, max(length + program.step, reach))
-    return extent.extended
+    lengths = range(legal_tile(program, extent, 1), extent.extended, program.step)
+    found = bisect_left(lengths, True, key=lambda length: _gets_ahead(program, extent, length))
+    return lengths[found] if found < len(lengths) else extent.extended
 
 
 def _gets_ahead(program: AxisProgram, extent: Extent, length: int) -> bool:
-    step, size = program.step, extent.extended + 4 * (length + program.step)
-    size = extent.extended + -(-(size - extent.extended) // step) * step
-    if program.sizes(size) is None:
+    """Say whether a tile far from the borders decides a step, and the first and last tile all up to theirs."""
+    step, extended, crops = program.step, extent.extended, dict(extent.crops)
+    far = extended + (4 * length // step + 4) * step
+    if program.sizes(length) is None or program.sizes(far) is None:
         return False
-    middle = (size - length) // step // 2 * step
-    spans = program.valid(size=size, start=middle, stop=middle + length)
-    return all(span.stop - span.start >= step * program.scale(output) for output, span in spans.items())
+    middle = (far - length) // step // 2 * step
+    inner = program.valid(size=far, start=middle, stop=middle + length)
+    first = program.valid(size=extended, start=0, stop=length)
+    last = program.valid(size=extended, start=extended - length, stop=extended)
+    return all(
+        inner[output].stop - inner[output].start >= step * program.scale(output)
+        and first[output].start <= crops[output]
+        and last[output].stop >= crops[output] + kept
+        for output, kept in extent.kept
+    )
