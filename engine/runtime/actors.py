@@ -19,13 +19,11 @@ from engine.runtime.seats import Outcome, Seat, check_fit
 from engine.runtime.serial import run_safely
 
 logger = logging.getLogger(__name__)
-
 OBJECT_STORE_BYTES = 100 * 2**20
 """Of a local Ray: only the factory goes through it, never voxels."""
 
 N_START_ATTEMPTS = 3
 SECONDS_BEFORE_WARNING = 30.0
-
 _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else a FutureWarning
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else `uv run` uploads the working directory
@@ -83,7 +81,7 @@ class RayRunner(Runner):
             is_debug: Whether Ray and the workers may write to the terminal.
 
         Raises:
-            RunError: If Ray cannot be started or joined, the workers do not fit in it, or the first cannot start.
+            RunError: If there is no Ray, the workers do not fit in it, or none can start.
         """
         needed_cpus = max(1, math.ceil(n_workers * n_cpus_per_worker))
         self._owns_ray = _connect(address, n_cpus=n_cpus or needed_cpus, is_debug=is_debug)

@@ -18,7 +18,7 @@ from engine.runtime.events import RunFinished, RunStarted, TaskDone, TaskFailed,
 from engine.runtime.schedule import drive
 from engine.runtime.serial import SerialRunner
 from engine.storage.ledger import Ledger, State
-from tests.faults import Diary, Fault, FaultyFactory, Stillborn
+from tests.faults import Diary, Fault, FaultyFactory, Killer, Stillborn
 
 GRAPH = BlockGraph((5, 4), ((2, 2), (1, 2), (2, 2)))  # levels of 5 x 4, 3 x 2, 3 x 1, 2 x 1 blocks: 31 tasks
 ROOT = Path(__file__).parents[2]
@@ -90,9 +90,12 @@ def test_a_shuffled_run_does_the_same_tasks_in_another_order(make_runner, ledger
     assert sum(abs(a - b) for a, b in zip(blocks, sorted(blocks), strict=True)) > 40
 
 
-def test_a_task_that_fails_is_retried_then_recorded_and_the_rest_completes(make_runner, ledger, diary, tmp_path):
+@pytest.mark.parametrize("wave_limit", [4, 10_000])  # what needs it is planned after it fails; and before
+def test_a_task_that_fails_is_retried_then_recorded_and_the_rest_completes(
+    make_runner, ledger, diary, tmp_path, wave_limit
+):
     faults = (Fault(5, "raise", (1, 2)), Fault(7, "raise"))
-    summary, events = _drive(make_runner(FaultyFactory(diary, faults)), ledger)
+    summary, events = _drive(make_runner(FaultyFactory(diary, faults)), ledger, wave_limit=wave_limit)
     blocked = set()
     stack = [7]
     while stack:
@@ -203,6 +206,11 @@ def test_a_task_that_fails_is_tried_on_the_other_actor(two_actors, ledger, diary
 def test_a_worker_that_cannot_be_made_is_one_clear_error(make_runner):
     with pytest.raises((RunError, FileNotFoundError), match=r"weights\.safetensors: no such file"):
         make_runner(Stillborn())
+
+
+def test_workers_that_die_while_they_start_are_given_up(two_actors):
+    with pytest.raises(RunError, match="no worker could be started: ActorDiedError"):
+        two_actors(Killer(), n_workers=1)
 
 
 def test_workers_that_ray_could_never_start_are_refused(two_actors, diary):
