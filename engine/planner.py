@@ -248,18 +248,14 @@ def _divisor(length: int, target: int) -> int:
 
 
 def _factors(source: SourceFacts, tilings: Sequence[AxisTiling]) -> tuple[tuple[int, ...], ...]:
-    """Return the factors of each pyramid level: axes near the finest spacing are halved."""
+    """Return the factors of each pyramid level: at every level the axes near the finest spacing are halved."""
     spacing = [source.axes[i].spacing for i in positions(source.axes, Role.SPACE)]
-    sizes = [max(tiling.kept.values()) for tiling in tilings]
-    factors = []
-    while True:
-        factor = tuple(2 if s < 2 * min(spacing) and n > 1 else 1 for s, n in zip(spacing, sizes, strict=True))
-        longest = max((n for n, f in zip(sizes, factor, strict=True) if f == 2), default=0)
-        if longest <= SMALLEST_LEVEL.get(len(sizes), 128):
-            return tuple(factors)
-        factors.append(factor)
-        sizes = [-(-n // f) for n, f in zip(sizes, factor, strict=True)]
-        spacing = [s * f for s, f in zip(spacing, factor, strict=True)]
+    factor = tuple(2 if step < 2 * min(spacing) else 1 for step in spacing)
+    longest = max(max(t.kept.values()) for t, f in zip(tilings, factor, strict=True) if f == 2)
+    n_levels = 0
+    while longest > SMALLEST_LEVEL.get(len(tilings), 128):
+        longest, n_levels = -(-longest // 2), n_levels + 1
+    return (factor,) * n_levels
 
 
 def _notes(

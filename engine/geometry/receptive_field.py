@@ -92,6 +92,8 @@ class Window(Node):
     """Round the length up (``ceil_mode``), unless the last window would start in the far padding."""
     is_exact: bool = False
     """Take only lengths that ``stride`` divides."""
+    smallest: int = 1
+    """Shortest length taken: torch's ``avg_pool3d`` wants a whole kernel inside the input, padding aside."""
 
     kind: ClassVar[str] = "window"
 

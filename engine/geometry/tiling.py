@@ -219,7 +219,7 @@ class AxisTiling:
                     f"tile length {self.tile} along '{self.name}' is too short: no output voxel at {done} sees all it "
                     f"needs. Use at least {self.shortest_tile}."
                 )
-            found.append(AxisTile(start, cores, self._locals(start, cores)))
+            found.append(self.tile_at(start, cores))
             done = {output: high for output, (_, high) in cores.items()}
         return tuple(found)
 
@@ -233,8 +233,10 @@ class AxisTiling:
         start = wanted.numerator // wanted.denominator // self.program.step * self.program.step
         return min(max(start, 0), last_start)
 
-    def _locals(self, start: int, cores: Mapping[str, Interval]) -> dict[str, int]:
-        return {o: low + self._crops[o] - int(start * self._scales[o]) for o, (low, _) in cores.items()}
+    def tile_at(self, start: int, cores: Mapping[str, Interval]) -> AxisTile:
+        """Return the tile that reads from ``start`` and decides ``cores``, which lie in :meth:`valid_at`."""
+        shifts = {o: self._crops[o] - int(start * self._scales[o]) for o in cores}
+        return AxisTile(start, cores, {o: low + shifts[o] for o, (low, _) in cores.items()})
 
     @property
     def shortest_tile(self) -> int:

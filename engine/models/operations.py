@@ -195,8 +195,10 @@ def transposed(shadows: Shadows, arguments: Mapping[str, Any], shape: tuple[int,
     return windowed(shadows, source, shape, nodes)
 
 
-def pool(shadows: Shadows, arguments: Mapping[str, Any], shape: tuple[int, ...]) -> Traced:
-    """Max, average and Lp pools."""
+def pool(
+    shadows: Shadows, arguments: Mapping[str, Any], shape: tuple[int, ...], *, wants_kernel: bool = False
+) -> Traced:
+    """Max, average and Lp pools; ``wants_kernel`` where the input must hold a whole kernel."""
     source = image(shadows, arguments, "pool")
     n = source.n_space
     kernel = per_axis(arguments["kernel_size"], n, 1)
@@ -205,7 +207,10 @@ def pool(shadows: Shadows, arguments: Mapping[str, Any], shape: tuple[int, ...])
     padding, dilation = per_axis(arguments.get("padding"), n, 0), per_axis(arguments.get("dilation"), n, 1)
     is_ceil = bool(arguments.get("ceil_mode", False))
     nodes = [
-        Window((source.nodes[a],), kernel[a], stride[a], padding[a], padding[a], dilation[a], is_ceil)
+        Window(
+            (source.nodes[a],), kernel[a], stride[a], padding[a], padding[a], dilation[a], is_ceil,
+            smallest=kernel[a] if wants_kernel else 1,
+        )
         for a in range(n)
     ]
     return windowed(shadows, source, shape, nodes)

@@ -170,8 +170,9 @@ def _place(node: torch.fx.Node) -> str:
         return "the model"
     path, kind = stack[-1]
     kind = kind if isinstance(kind, str) else kind.__name__
-    path = path.removeprefix("L['self'].").removeprefix("L['self']")
-    return f"'{path or 'the model'}' ({kind.rsplit('.', 1)[-1]})"
+    kind = kind.rsplit(".", 1)[-1]
+    known = path.removeprefix("model").removeprefix(".")
+    return f"'{known}' ({kind})" if known else f"the model itself ({kind})"
 
 
 def _call(shadows: Shadows, node: torch.fx.Node, values: dict[str, Any]) -> Any:
@@ -276,6 +277,7 @@ HANDLERS: dict[str, Callable[[Shadows, Mapping[str, Any], Shape], Traced]] = {
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), ops.convolution),
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), ops.transposed),
     **{f"{kind}_pool{n}d": ops.pool for kind in ("max", "avg", "lp") for n in (1, 2, 3)},
+    "avg_pool3d": lambda s, a, shape: ops.pool(s, a, shape, wants_kernel=True),
     **{f"max_pool{n}d_with_indices": ops.pool for n in (2, 3)},
     **{f"{stem}{n}d": _upsampler("nearest") for n in (1, 2, 3) for stem in ("upsample_nearest", "_upsample_nearest_exact")},
     "upsample_linear1d": _upsampler("linear"),

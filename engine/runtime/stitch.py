@@ -40,12 +40,22 @@ def block_shapes(plan: Plan, index: tuple[int, ...]) -> dict[str, tuple[tuple[in
 
 
 def read_block(plan: Plan, volume: Volume, index: tuple[int, ...]) -> np.ndarray:
-    """Return a block's input as (item, channel, *space) in the source's dtype, edges filled in.
+    """Return a block's input; see :func:`read_region`."""
+    return read_region(plan, volume, plan.items(index), plan.read_region(index))
+
+
+def read_region(plan: Plan, volume: Volume, items: Region, read: Region) -> np.ndarray:
+    """Return source voxels as (item, channel, *space) in the source's dtype, edges filled in.
+
+    Args:
+        plan: Says what lies beyond the volume.
+        volume: The source.
+        items: Box over the batch axes.
+        read: Box over the space axes; it may leave the volume.
 
     Raises:
         VolumeError: If the source cannot be read, or holds NaN or infinity where the plan refuses them.
     """
-    items, read = plan.items(index), plan.read_region(index)
     n_channels = plan.geometry.n_channels
     names = [tiling.name for tiling in plan.tilings]
     shape = [tiling.extent.size for tiling in plan.tilings]

@@ -59,6 +59,12 @@ class Output:
         except OSError as error:
             raise arrays.write_error(error, where=f"the attributes of '{self.url}'") from error
 
+    def finish(self) -> None:
+        """Note on every volume that all its objects are stored, so that a missing one is a loss and not a zero."""
+        for name in self.volumes:
+            group = zarr.open_group(f"{self.url}/{name}", mode="r+")
+            group.attrs[KEY] = {**dict(group.attrs.get(KEY, {})), "is_finished": True}  # type: ignore[arg-type]
+
 
 def create_output(url: str, *, outputs: Sequence[Described], provenance: Mapping[str, Any], n_tasks: int) -> Output:
     """Describe an output: all its volumes, an empty ledger, and last the provenance that makes it one.
@@ -115,7 +121,7 @@ def open_output(url: str) -> Output:
         LedgerError: If what is there is not a whole output of the engine.
     """
     if not arrays.exists(url):
-        raise VolumeError(f"no output at '{url}'{arrays.did_you_mean(url)}")
+        raise VolumeError(f"an output of the engine is wanted, and nothing is at '{url}'. {arrays.did_you_mean(url)}")
     node = arrays.open_node(url)
     provenance: Any = node.attrs.get(KEY, {})
     if not isinstance(node, zarr.Group) or "plan" not in provenance:

@@ -1,0 +1,181 @@
+"""The seam certificate: tiles recomputed on another grid with another shape, beside what the output holds."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+
+from engine.geometry.region import Region
+from engine.geometry.tile_job import TileJob, tile_jobs
+from engine.geometry.tiling import AxisTile, AxisTiling
+from engine.models.forward import Forward
+from engine.models.load import Model
+from engine.plan import OutputFacts, Plan
+from engine.runtime.stitch import read_region
+from engine.storage.ledger import State
+from engine.storage.output import Output
+from engine.storage.volume import Volume
+
+TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 5e-2}
+"""Largest difference that a certificate allows, as a share of the output's largest magnitude."""
+
+LABEL_TOLERANCE = 1e-4
+"""Largest share of labels that may differ: ties that rounding breaks one way or the other."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSeams:
+    """What was found for one output."""
+
+    n_voxels: int
+    """Voxels compared."""
+    max_difference: float
+    """Largest absolute difference; for labels, 1 where any differs."""
+    n_different: int
+    """Voxels that differ at all."""
+    largest: float
+    """Largest magnitude of the recomputed voxels."""
+    std: float
+    """Standard deviation of the recomputed voxels: 0 would prove nothing."""
+    holds: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """Recomputed tiles equal the output, or not."""
+
+    n_tiles: int
+    """Tiles recomputed."""
+    n_skipped: int
+    """Places passed over because a block there is not done."""
+    tile_shape: tuple[int, ...]
+    """Of the recomputed tiles; the run had another wherever the model and the volume allow one."""
+    seed: int
+    outputs: dict[str, OutputSeams]
+
+    @property
+    def holds(self) -> bool:
+        """Whether every output is within tolerance and at least one tile was compared."""
+        return self.n_tiles > 0 and all(seams.holds for seams in self.outputs.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return this certificate as JSON values."""
+        return {**asdict(self), "holds": self.holds}
+
+
+def certify(plan: Plan, model: Model, source: Volume, output: Output, *, n_tiles: int, seed: int, device: torch.device) -> Certificate:
+    """Recompute ``n_tiles`` tiles around seams of the output, and compare.
+
+    Every tile lies on a grid shifted against the plan's, and has another shape where one is legal. Reads
+    the source and the output; writes nothing.
+    """
+    chance = random.Random(seed)
+    other = replace(plan, tilings=tuple(_other_tiling(tiling) for tiling in plan.tilings))
+    forward = Forward(model.module, model.dtype, device, plan.model.precision, plan.batch_size)
+    found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {facts.name: [] for facts in plan.outputs}
+    n_compared = n_skipped = 0
+    for _ in range(n_tiles):
+        tiles = tuple(_place(tiling, plan_tiling, chance) for tiling, plan_tiling in zip(other.tilings, plan.tilings, strict=True))
+        item = tuple(chance.randrange(axis.size) for axis in plan.batches)
+        if not _is_done(plan, output, tiles, item):
+            n_skipped += 1
+            continue
+        n_compared += 1
+        for name, pair in _compare(other, forward, source, output, tiles, item):
+            found[name].append(pair)
+    seams = {facts.name: _seams(plan, facts, found[facts.name]) for facts in plan.outputs}
+    return Certificate(n_compared, n_skipped, other.tile_shape, seed, seams)
+
+
+def _other_tiling(tiling: AxisTiling) -> AxisTiling:
+    """Return the axis with a tile of another length: shorter if that is enough, else longer, else the same."""
+    step = tiling.program.step
+    for length in (tiling.tile - step, tiling.tile - 2 * step, tiling.tile + step, tiling.tile + 2 * step):
+        is_long_enough = length >= min(tiling.shortest_tile, tiling.extent.extended)
+        if is_long_enough and length <= tiling.extent.extended and tiling.legal_tile(length) == length:
+            return replace(tiling, tile=length)
+    return tiling
+
+
+def _place(tiling: AxisTiling, planned: AxisTiling, chance: random.Random) -> AxisTile:
+    """Return one tile whose core lies about a seam of the plan, with all that it may decide."""
+    block = chance.randrange(planned.n_blocks)
+    tiles = planned.tiles(block)
+    name, kept = max(tiling.kept.items(), key=lambda pair: pair[1])
+    cut = chance.choice(tiles).cores[name][0] if tiles else 0
+    last_start = tiling.extent.extended - tiling.tile
+    reach = tiling.valid_at(min(tiling.program.step, last_start))
+    back = chance.randrange(max(1, (reach[name][1] - reach[name][0]) // 2))
+    first = min(max(0, cut - back), kept - 1)
+    (tile,) = tiling.tiles_over({name: (first, first + 1)})
+    cores = {
+        output: (max(low, 0), min(high, tiling.kept[output])) for output, (low, high) in tiling.valid_at(tile.start).items()
+    }
+    return tiling.tile_at(tile.start, cores)
+
+
+def _is_done(plan: Plan, output: Output, tiles: tuple[AxisTile, ...], item: tuple[int, ...]) -> bool:
+    """Say whether every block that these tiles touch is stored."""
+    spans = []
+    for tile, tiling in zip(tiles, plan.tilings, strict=True):
+        touched = [
+            range(low // size, -(-high // size))
+            for name, (low, high) in tile.cores.items()
+            if (size := tiling.block_sizes[name]) and high > low
+        ]
+        spans.append((min(r.start for r in touched), max(r.stop for r in touched)))
+    batch = [range(i // axis.block, i // axis.block + 1) for i, axis in zip(item, plan.batches, strict=True)]
+    indices = product(*batch, *(range(low, high) for low, high in spans))
+    return all(output.ledger.state(plan.graph.task(0, index)) is State.DONE for index in indices)
+
+
+def _compare(
+    plan: Plan, forward: Forward, source: Volume, output: Output, tiles: tuple[AxisTile, ...], item: tuple[int, ...]
+) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:
+    """Yield, per output, the recomputed voxels of one tile and the stored ones."""
+    start = tuple(tile.start for tile in tiles)
+    region = Region(start, tuple(a + n for a, n in zip(start, plan.tile_shape, strict=True)))
+    befores = [-tiling.extent.before for tiling in plan.tilings]
+    block = read_region(plan, source, Region(item, tuple(i + 1 for i in item)), region.shift(befores))
+    starts = {facts.name: tuple(tile.cores[facts.name][0] for tile in tiles) for facts in plan.outputs}
+    jobs: list[TileJob] = tile_jobs(
+        [(tile,) for tile in tiles], tile_shape=plan.tile_shape, read_start=start, block_starts=starts, n_items=1
+    )
+    shapes = {}
+    for facts in plan.outputs:
+        space = tuple(tile.cores[facts.name][1] - tile.cores[facts.name][0] for tile in tiles)
+        lead = (facts.shape[len(plan.batches)],) if facts.has_channels else ()
+        if prod(space):
+            shapes[facts.name] = ((1, *lead, *space), facts.dtype)
+    computed = forward.download(forward.run(forward.upload(block), jobs, shapes))
+    for facts in plan.outputs:
+        if facts.name in computed:
+            yield facts.name, (computed[facts.name], output.volumes[facts.name].read(_stored(plan, facts, tiles, item)))
+
+
+def _stored(plan: Plan, facts: OutputFacts, tiles: tuple[AxisTile, ...], item: tuple[int, ...]) -> Region:
+    lead = ((0, facts.shape[len(plan.batches)]),) if facts.has_channels else ()
+    spans = [*((i, i + 1) for i in item), *lead, *(tile.cores[facts.name] for tile in tiles)]
+    return Region(tuple(a for a, _ in spans), tuple(b for _, b in spans))
+
+
+def _seams(plan: Plan, facts: OutputFacts, pairs: list[tuple[np.ndarray, np.ndarray]]) -> OutputSeams:
+    if not pairs:
+        return OutputSeams(0, 0.0, 0, 0.0, 0.0, False)
+    computed = np.concatenate([ours.ravel() for ours, _ in pairs])
+    stored = np.concatenate([theirs.ravel() for _, theirs in pairs])
+    is_same = (computed == stored) | (np.isnan(computed) & np.isnan(stored) if computed.dtype.kind == "f" else False)
+    difference = np.abs(computed[~is_same].astype(np.float64) - stored[~is_same].astype(np.float64))
+    largest = float(np.nanmax(np.abs(computed.astype(np.float64)), initial=0.0))
+    n_different = int((~is_same).sum())
+    worst = float(np.nanmax(difference, initial=0.0)) if not np.isnan(difference).any() else float("inf")
+    if np.dtype(facts.dtype).kind == "f":
+        holds = worst <= TOLERANCE[plan.model.precision] * max(largest, 1e-30)
+    else:
+        holds = n_different <= LABEL_TOLERANCE * computed.size
+    return OutputSeams(computed.size, worst, n_different, largest, float(np.nanstd(computed.astype(np.float64))), holds)

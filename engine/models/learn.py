@@ -1,0 +1,68 @@
+"""Learns a model's geometry: by proof from its graph where that can be, else by probing it."""
+
+import numpy as np
+import torch
+
+from engine.errors import ModelError
+from engine.geometry.model_geometry import ModelGeometry
+from engine.models.load import Model
+from engine.models.measure import Cost, measure, precision_context
+from engine.models.probe import probe
+from engine.models.trace import UnknownError, trace
+
+PROBE_LENGTHS = {1: 65536, 2: 512, 3: 64}
+"""Length per axis of the tile that a model's cost is measured on, by number of space axes."""
+
+
+def learn(model: Model, *, n_channels: int, n_space: int) -> ModelGeometry:
+    """Return what the model needs of its input.
+
+    A TorchScript program, or a graph with an operation that is not in the table, is probed instead of
+    proved, and the geometry says so.
+
+    Raises:
+        ModelError: If the model cannot be tiled; it names the submodule at fault and the way out.
+    """
+    if model.kind != "torchscript":
+        try:
+            return trace(model.module, n_channels=n_channels, n_space=n_space, dtype=model.dtype)
+        except UnknownError:
+            pass
+    return probe(model, n_space=n_space, n_channels=n_channels)
+
+
+def probe_shape(geometry: ModelGeometry, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a legal tile to measure on: large enough to be like a real one, no longer than the volume."""
+    wanted = PROBE_LENGTHS.get(geometry.n_space, 64)
+    found = []
+    for program, size in zip(geometry.programs, sizes, strict=True):
+        length = program.legal_size(min(wanted, size))
+        if length is None:
+            raise ModelError(f"the model takes no length from {min(wanted, size)} on: its geometry is wrong")
+        found.append(length)
+    return tuple(found)
+
+
+def example(model: Model, geometry: ModelGeometry, shape: tuple[int, ...], *, batch_size: int = 1) -> torch.Tensor:
+    """Return a random input of (batch, channel, *shape), the same every time."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand((batch_size, geometry.n_channels, *shape), generator=generator).to(model.dtype)
+
+
+def cost_of(
+    model: Model, geometry: ModelGeometry, shape: tuple[int, ...], *, device: torch.device, precision: str, batch_size: int
+) -> Cost:
+    """Return what one call on a batch of tiles of ``shape`` costs on ``device``."""
+    x = example(model, geometry, shape, batch_size=batch_size).to(device)
+    return measure(model.module.to(device), x, precision=precision)
+
+
+def precision_error(model: Model, geometry: ModelGeometry, shape: tuple[int, ...], *, device: torch.device) -> float:
+    """Return the largest difference of a bfloat16 forward from a float32 one, on a random tile."""
+    x = example(model, geometry, shape).to(device)
+    module = model.module.to(device)
+    with torch.inference_mode():
+        full = module(x)
+        with precision_context("bfloat16", device):
+            half = module(x)
+    return float(max(np.abs((half[name].double() - full[name].double()).cpu().numpy()).max() for name in full))

@@ -1,0 +1,191 @@
+"""From a source and a model to a plan: opens both, learns the geometry, measures the cost, and weighs the shapes."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from math import prod
+
+import torch
+
+from engine.errors import PlanError, UsageError
+from engine.geometry.axes import Role, positions
+from engine.geometry.edges import Edge
+from engine.geometry.model_geometry import ModelGeometry
+from engine.memory import BASE_BYTES, available_bytes, n_cpus
+from engine.models.forward import pick_device
+from engine.models.learn import cost_of, example, learn, precision_error, probe_shape
+from engine.models.load import Model, load_model
+from engine.models.measure import PRECISIONS
+from engine.models.probe import check_determinism
+from engine.plan import ModelFacts, Plan, SourceFacts, TileCost
+from engine.planner import Wishes, make_plan
+from engine.storage.fingerprint import fingerprint
+from engine.storage.volume import Volume, open_volume
+
+MEMORY_SHARE = 0.6
+"""Part of the memory that is free now that a run may take where no limit is given."""
+
+SECONDS_PER_TIMING = 4.0
+"""A tile that takes longer than this is not timed again: the probe's figure stands."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run; None and empty leave it to the engine."""
+
+    memory: int | None = None
+    """Bytes for all workers of one machine."""
+    workers: int | None = None
+    """Worker processes: one per GPU, else one."""
+    threads: int | None = None
+    """CPU threads of each worker: all CPUs divided among the workers."""
+    tile: tuple[int, ...] | None = None
+    """Input voxels of a tile, per space axis."""
+    block: tuple[int, ...] | None = None
+    """Input voxels of a block, per space axis."""
+    batch: int | None = None
+    """Tiles in one call of the model."""
+    edges: Mapping[str, Edge] = field(default_factory=dict)
+    """Edge rule per space axis; what the volume says of itself, else ``model``."""
+    nan: str = "refuse"
+    precision: str | None = None
+    """float32, float64 or bfloat16; the model's own by default."""
+    device: str | None = None
+    axes: str | None = None
+    """Names of the source's axes, where it does not say."""
+    weights: str | None = None
+    pyramid: bool = True
+    extend: bool = True
+    in_flight: int = 3
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan with what it was made from, still open."""
+
+    plan: Plan
+    model: Model
+    source: Volume
+    device: torch.device
+    n_threads: int
+
+
+def prepare(
+    source: str, model: str | torch.nn.Module, options: Options, *, tell: Callable[[str], None] = lambda _: None
+) -> Prepared:
+    """Return a plan for ``model`` over the volume at ``source``. Reads a few voxels; writes nothing.
+
+    Args:
+        source: URL of a volume.
+        model: A specification (``file.py:factory@weights``, ``.pt2``, TorchScript), or a module.
+        options: How to run.
+        tell: Is told, line by line, what goes on.
+
+    Raises:
+        EngineError: If anything is refused; every refusal happens here.
+    """
+    _check_options(options)
+    volume = open_volume(source, axes=options.axes)
+    loaded = load_model(model, weights=options.weights)
+    device = pick_device(options.device)
+    space = positions(volume.axes, Role.SPACE)
+    channel = positions(volume.axes, Role.CHANNEL)
+    tell("learning the model's geometry")
+    geometry = learn(loaded, n_channels=volume.shape[channel[0]] if channel else 1, n_space=len(space))
+    shape = probe_shape(geometry, tuple(volume.shape[i] for i in space))
+    check_determinism(loaded, example(loaded, geometry, _smallest(geometry)))
+    facts = SourceFacts(
+        url=source,
+        axes=volume.axes,
+        shape=volume.shape,
+        dtype=volume.dtype.name,
+        fingerprint=fingerprint(volume),
+        flavour="cf" if _is_cf(volume) else "ngff",
+        translation=volume.levels[0].translation,
+    )
+    tell("measuring the model's cost")
+    precision = options.precision or str(loaded.dtype).removeprefix("torch.")
+    error = precision_error(loaded, geometry, shape, device=device) if precision == "bfloat16" else 0.0
+    model_facts = ModelFacts(loaded.spec, loaded.fingerprint, precision, error)
+    n_workers = options.workers or (torch.cuda.device_count() if device.type == "cuda" else 1)
+    n_threads = options.threads or max(1, n_cpus() // n_workers)
+    torch.set_num_threads(n_threads)
+    wishes = _wishes(options, volume, loaded, n_workers=n_workers)
+    cost = _cost(loaded, geometry, shape, device=device, precision=precision, batch_size=1)
+    tell("weighing tile and block shapes")
+    plan = make_plan(facts, model_facts, geometry, cost, wishes)
+    plan = _timed(plan, loaded, wishes, device=device)
+    return Prepared(plan, loaded, volume, device, n_threads)
+
+
+def _check_options(options: Options) -> None:
+    if options.nan not in ("refuse", "keep"):
+        raise UsageError(f"--nan must be 'refuse' or 'keep', not '{options.nan}'.")
+    if options.precision not in (None, *PRECISIONS):
+        raise UsageError(f"--precision must be one of {', '.join(PRECISIONS)}, not '{options.precision}'.")
+    for name in ("workers", "threads", "batch", "in_flight", "memory"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {value}.")
+
+
+def _smallest(geometry: ModelGeometry) -> tuple[int, ...]:
+    return tuple(program.legal_size(max(8, program.step)) or 0 for program in geometry.programs)
+
+
+def _is_cf(volume: Volume) -> bool:
+    return "Conventions" in volume.attributes
+
+
+def _wishes(options: Options, volume: Volume, model: Model, *, n_workers: int) -> Wishes:
+    memory = options.memory or int(available_bytes() * MEMORY_SHARE)
+    return Wishes(
+        memory_limit=memory,
+        n_workers=n_workers,
+        n_in_flight=options.in_flight,
+        batch_size=options.batch,
+        tile=options.tile,
+        block=options.block,
+        edges={**volume.edges, **options.edges},
+        nan=options.nan,
+        with_pyramid=options.pyramid,
+        extend=options.extend,
+        base_bytes=BASE_BYTES + model.n_parameter_bytes,
+    )
+
+
+def _cost(
+    model: Model, geometry: ModelGeometry, shape: tuple[int, ...], *, device: torch.device, precision: str, batch_size: int
+) -> TileCost:
+    cost = cost_of(model, geometry, shape, device=device, precision=precision, batch_size=batch_size)
+    voxels = prod(shape) * batch_size
+    return TileCost(bytes_per_voxel=cost.peak_bytes / voxels, seconds_per_voxel=cost.seconds / voxels)
+
+
+def _timed(plan: Plan, model: Model, wishes: Wishes, *, device: torch.device) -> Plan:
+    """Time the chosen tile itself, and take batches of two where they are clearly faster.
+
+    On a CPU torch takes a much slower path for small inputs at batch 1 (GEOMETRY: 47 against 12 ms).
+    """
+    voxels = prod(plan.tile_shape)
+    if plan.cost.seconds_per_voxel * voxels > SECONDS_PER_TIMING:
+        return plan
+
+    def cost(batch_size: int) -> TileCost:
+        return _cost(
+            model, plan.geometry, plan.tile_shape, device=device, precision=plan.model.precision, batch_size=batch_size
+        )
+
+    one = cost(plan.batch_size)
+    kept = replace(plan, cost=replace(one, bytes_per_voxel=max(one.bytes_per_voxel, plan.cost.bytes_per_voxel)))
+    tiles_per_block = plan.n_tiles / plan.graph.n_blocks
+    can_batch = wishes.batch_size is None and plan.geometry.n_batch is None and tiles_per_block >= 2
+    if not can_batch or voxels * 2 * plan.cost.bytes_per_voxel > plan.memory_limit // plan.n_workers // 2:
+        return kept
+    two = cost(2)
+    if two.seconds_per_voxel > 0.85 * one.seconds_per_voxel:
+        return kept
+    try:
+        wished = replace(wishes, batch_size=2)
+        return make_plan(plan.source, plan.model, plan.geometry, two, wished)
+    except PlanError:
+        return kept

@@ -1,0 +1,146 @@
+"""What people see: a plan, a check, a report and a status as tables."""
+
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.table import Table
+
+from engine.geometry.model_geometry import ModelGeometry
+from engine.geometry.receptive_field import AxisProgram
+from engine.memory import format_bytes
+from engine.plan import Plan
+from engine.run import Report, Status
+
+Row = tuple[str, str]
+
+
+def plan_rows(plan: Plan) -> list[Row]:
+    """Return a plan as pairs of what and how much."""
+    by_axis = zip(plan.source.axes, plan.source.shape, strict=True)
+    names = [tiling.name for tiling in plan.tilings]
+    return [
+        ("source", f"{plan.source.url}"),
+        ("volume", f"{_sizes(by_axis)}, {plan.source.dtype}"),
+        ("model", plan.model.spec),
+        ("contract", f"exact, geometry {plan.geometry.evidence}, {plan.model.precision}"),
+        ("halo", "; ".join(_halo(plan.geometry, axis, name) for axis, name in enumerate(names))),
+        ("edges", ", ".join(f"{tiling.name} {tiling.edge.kind}" for tiling in plan.tilings)),
+        ("tile", f"{_by(names, plan.tile_shape)}, batches of {plan.batch_size}"),
+        ("block", _by(names, [min(tiling.block, tiling.extent.size) for tiling in plan.tilings])),
+        ("blocks", f"{plan.graph.n_blocks:,}, and {plan.graph.n_tasks - plan.graph.n_blocks:,} of coarser levels"),
+        ("tiles", f"{plan.n_tiles:,}"),
+        ("computed / core", f"{plan.compute_ratio:.3f} voxels"),
+        ("read / core", f"{plan.read_ratio:.3f} bytes"),
+        ("memory a worker", f"{format_bytes(plan.projection.n_bytes)}: {_memory(plan)}"),
+        ("workers", f"{plan.n_workers}, {format_bytes(plan.memory_limit)} in all"),
+        ("time", f"{_duration(plan.n_seconds)} of computing, by a probe of {1e-6 / max(plan.cost.seconds_per_voxel, 1e-15):.2f} Mvoxel/s"),
+        *(("output", _output(plan, i)) for i in range(len(plan.outputs))),
+        *(("note", note) for note in plan.notes),
+    ]
+
+
+def _sizes(pairs: Iterable[tuple[object, int]]) -> str:
+    return " x ".join(f"{getattr(axis, 'name', axis)} {n:,}" for axis, n in pairs)
+
+
+def _by(names: Iterable[str], lengths: Iterable[int]) -> str:
+    return _sizes(zip(names, lengths, strict=True))
+
+
+def _halo(geometry: ModelGeometry, axis: int, name: str) -> str:
+    program = geometry.programs[axis]
+    before, after = widest_halo(program)
+    return f"{name} {before}+{after}, jump {program.step}"
+
+
+def widest_halo(program: AxisProgram) -> tuple[int, int]:
+    """Return the largest halo of any output, before and after."""
+    halos = [program.halo(output) for output, _ in program.outputs]
+    return max(before for before, _ in halos), max(after for _, after in halos)
+
+
+def _memory(plan: Plan) -> str:
+    projection = plan.projection
+    blocks = projection.n_in_flight * (projection.block_in + projection.block_out)
+    return (
+        f"{format_bytes(projection.base)} base, {format_bytes(projection.tile)} tile, "
+        f"{format_bytes(blocks)} in {projection.n_in_flight} blocks, {format_bytes(projection.storing)} storing"
+    )
+
+
+def _output(plan: Plan, number: int) -> str:
+    output = plan.outputs[number]
+    shape = _sizes(zip(output.axes, output.shape, strict=True))
+    chunk = " x ".join(map(str, output.chunk_shape))
+    levels = plan.graph.n_levels
+    return f"{output.name}: {shape}, {output.dtype}, chunks {chunk}, {levels} level{'s' * (levels > 1)}"
+
+
+def _duration(seconds: float) -> str:
+    """Return seconds for people.
+
+    >>> _duration(0.25), _duration(75), _duration(7300)
+    ('0.2 s', '1 min 15 s', '2 h 1 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    if seconds < 3600:
+        return f"{int(seconds // 60)} min {int(seconds % 60)} s"
+    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"
+
+
+def report_rows(report: Report) -> list[Row]:
+    """Return how a run ended as pairs of what and how much."""
+    summary, plan = report.summary, report.plan
+    stored = summary.n_done + summary.n_done_before
+    rows = [
+        ("output", report.url),
+        ("tasks", f"{stored:,} of {summary.n_tasks:,} stored, {summary.n_failed} failed, {summary.n_pending} pending"),
+        ("this run", f"{summary.n_done:,} stored, {summary.n_retried} retried, {summary.n_workers_lost} workers lost"),
+        ("wall time", _duration(summary.seconds)),
+        ("throughput", f"{summary.n_voxels / max(summary.seconds, 1e-9) / 1e6:.2f} M output voxels/s"),
+        ("read | compute | write", " | ".join(_duration(s) for s in (summary.read_seconds, summary.compute_seconds, summary.write_seconds))),
+        ("peak memory", f"{format_bytes(summary.peak_rss_bytes)} of the largest worker; {format_bytes(plan.projection.n_bytes)} projected"),
+    ]
+    if report.certificate is not None:
+        rows += certificate_rows(report.certificate.to_json())
+    return rows + [(f"block {task}", reason) for task, reason in list(report.failures.items())[:10]]
+
+
+def certificate_rows(certificate: dict[str, object]) -> list[Row]:
+    """Return a seam certificate as pairs of what and how much."""
+    outputs: dict[str, dict[str, float]] = certificate["outputs"]  # type: ignore[assignment]
+    verdict = "holds" if certificate["holds"] else "DOES NOT HOLD"
+    shape = " x ".join(str(n) for n in certificate["tile_shape"])  # type: ignore[attr-defined]
+    rows = [("seam certificate", f"{verdict}: {certificate['n_tiles']} tiles of {shape} recomputed on a shifted grid")]
+    for name, seams in outputs.items():
+        rows.append(
+            (
+                f"  {name}",
+                f"max |difference| {seams['max_difference']:.3g} of {seams['largest']:.3g}, {int(seams['n_different']):,} "
+                f"of {int(seams['n_voxels']):,} voxels differ, std {seams['std']:.3g}",
+            )
+        )
+    return rows
+
+
+def status_rows(status: Status) -> list[Row]:
+    """Return how an output stands as pairs of what and how much."""
+    rows = [("output", status.url), ("created", str(status.provenance.get("created", "unknown")))]
+    rows += [(state.name.lower(), f"{n:,}") for state, n in status.counts.items()]
+    certificate = status.provenance.get("certificate")
+    if certificate:
+        rows += certificate_rows(certificate)
+    return rows + [(f"block {task}", reason) for task, reason in list(status.failures.items())[:20]]
+
+
+def print_rows(rows: Iterable[Row], *, title: str, console: Console | None = None) -> None:
+    """Print pairs as a table of two columns."""
+    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for what, how in rows:
+        table.add_row(what, how)
+    (console or Console()).print(table)
+
+
