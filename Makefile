@@ -1,0 +1,40 @@
+# The README's commands. Each makes .venv first where it is missing or requirements.lock has changed.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test check bench clean
+.DEFAULT_GOAL := help
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: .venv/ready ## ingest a slide, derive the halo, plan, run on local Ray, verify, draw
+	$(BIN)/python jobs/demo.py
+
+test: check ## lint, types, doctests and every test that is not slow
+	$(BIN)/python -m pytest -m "not slow"
+
+check: .venv/ready ## lint and types only
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: .venv/ready ## the side-by-side figures; results are kept in benchmarks/results/
+	$(BIN)/python -m benchmarks
+
+clean: ## remove .venv, caches and what the demo wrote
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks build dist demo-output *.egg-info
+	find engine jobs benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A changed lock makes .venv anew, so that nothing left over can hide a missing pin; a changed pyproject.toml only
+# installs the engine again, and pip then checks that the pins satisfy what it asks for.
+.venv/packages: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or newer is needed; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@touch $@
+
+.venv/ready: .venv/packages pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip check --quiet --disable-pip-version-check
+	@touch $@
