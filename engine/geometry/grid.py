@@ -84,9 +84,7 @@ class Grid:
         inside = region.meet(Region.whole(self.shape))
         if inside is None:
             return
-        spans = [
-            range(a // c, -(-b // c)) for a, b, c in zip(inside.start, inside.stop, self.cell, strict=True)
-        ]
+        spans = [range(a // c, -(-b // c)) for a, b, c in zip(inside.start, inside.stop, self.cell, strict=True)]
         for index in product(*spans):
             yield self.number(index)
 
