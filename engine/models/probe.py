@@ -19,6 +19,7 @@ from engine.geometry.model_geometry import ModelGeometry, OutputTensor
 from engine.geometry.receptive_field import AxisProgram, Node, Opaque
 from engine.models.culprit import unbounded
 from engine.models.dye import Dyed, Method, Probe, Reached, choose_probe
+from engine.models.growth import scales_of
 from engine.models.shift import Shifter
 from engine.models.subject import Subject, meet
 from engine.models.witness import plain_kernels
@@ -122,11 +123,14 @@ def _look(subject: Subject, axis: int, run: Probe) -> Rough:
         length = lengths.at_least(wanted)
         reached = run(axis, length, length // 2)
         if all(not dyed.touches_end for dyed in reached.values()):
-            scales = _scales(subject, axis, length, reached)
+            scales = scales_of(subject, axis, length, reached)
             spans = [_halo(reached[name], length // 2, scales[name]) for name in reached]
             return Rough(length, scales, max(b for b, _ in spans), max(a for _, a in spans))
         if lengths.only:
-            break
+            raise ModelError(
+                f"the model must take inputs longer than its reach, but takes {length} voxels only along axis {axis} of "
+                "space and sees them all. Export it with dynamic shapes, or run the volume whole."
+            )
     raise unbounded(subject, axis=axis, length=length)
 
 
@@ -137,36 +141,6 @@ def _halo(dyed: Dyed, position: int, scale: Fraction) -> tuple[int, int]:
     under_last = dyed.last * scale.denominator // scale.numerator
     under_first = -(-(dyed.first + 1) * scale.denominator // scale.numerator) - 1
     return under_last - position, position - under_first
-
-
-def _scales(subject: Subject, axis: int, length: int, reached: Reached) -> dict[str, Fraction]:
-    """Return each output's voxels per input voxel: the simplest ratio that explains its growth over a long stretch."""
-    sizes = {name: dyed.size for name, dyed in reached.items()}
-    if subject.lengths[axis].only:
-        return {name: _nearest_ratio(Fraction(size, length)) for name, size in sizes.items()}
-    longer = subject.lengths[axis].at_least(length + 720)
-    x = torch.zeros(subject.shape(axis, longer), dtype=subject.dtype, device=subject.device)
-    with plain_kernels():
-        outputs = subject.module(x)
-    growth = longer - length
-    found = {}
-    for name, tensor in outputs.items():
-        grown = tensor.shape[tensor.dim() - subject.n_space + axis] - sizes[name]
-        if grown <= 0:
-            raise ModelError(
-                f"output '{name}' must grow with axis {axis} of space, but has {sizes[name]} voxels at any length. "
-                "It is pooled or interpolated to a fixed size: use fixed factors instead."
-            )
-        found[name] = next(
-            Fraction(round(Fraction(grown * d, growth)), d)
-            for d in range(1, growth + 1)
-            if abs(Fraction(round(Fraction(grown * d, growth)), d) * growth - grown) <= 1
-        )
-    return found
-
-
-def _nearest_ratio(ratio: Fraction) -> Fraction:
-    return Fraction(round(ratio)) if ratio > Fraction(2, 3) else Fraction(1, round(1 / ratio))
 
 
 def _jump(subject: Subject, axis: int, rough: Rough, run: Probe) -> int:

@@ -48,7 +48,10 @@ class Shifter:
         return cls(subject, axis, scales, before, after, False)
 
     def commutes(self, shift: int) -> bool:
-        """Return whether shifting the input by ``shift`` voxels shifts all outputs, away from both ends."""
+        """Return whether shifting the input by ``shift`` voxels shifts all outputs, away from both ends.
+
+        Where the model takes too short a length only to see it, the answer is no.
+        """
         self.reserve(shift)
         length = self.length
         here, there = self._run(length, 0), self._run(length, shift)
@@ -78,8 +81,8 @@ class Shifter:
         moved = int(shift * scale)
         first = int((max(self.before, 0) + 2 * shift) * scale)
         stop = min(int((length - 3 * shift - max(self.after, 0)) * scale), here.shape[dim] - moved)
-        if stop <= first:
-            return True
+        if stop - first < max(moved, 1):
+            return False
         a = here.narrow(dim, first + moved, stop - first)
         b = there.narrow(dim, first, stop - first)
         if not a.is_floating_point():

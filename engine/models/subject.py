@@ -17,8 +17,8 @@ FIRST_TRIES = (32, 64, 16, 48, 96, 128)
 LONGEST_TRY = 300
 """A model that takes no length up to this is refused."""
 
-LONGEST_MODULUS = 128
-"""Lengths apart by more than this are not looked for."""
+MODULI = (*(2**k for k in range(8)), *(n for n in range(3, 101) if n & (n - 1)))
+"""Distances between legal lengths, powers of two first: where one is a period, so is no other but its divisors."""
 
 Takes = Callable[[tuple[int, ...]], bool]
 """Whether the model runs on an input of this shape."""
@@ -113,9 +113,9 @@ def subject_of(module: torch.nn.Module, geometry: ModelGeometry, *, dtype: torch
         smallest = program.legal_size(1)
         if smallest is None:
             raise ModelError("the model must take some length, and takes none up to 512. Check its geometry.")
-        following = program.legal_size(smallest + 1)
-        is_alone = following is None
-        lengths.append(Lengths(smallest, program.step, smallest if is_alone else 0))
+        steps = range(program.step, program.step * max(MODULI) + 1, program.step)
+        modulus = next((d for d in steps if all(program.sizes(smallest + d * k) for k in (1, 2, 3))), 0)
+        lengths.append(Lengths(smallest, modulus) if modulus else Lengths(smallest, 1, smallest))
     return Subject(module, geometry.n_channels, geometry.n_batch or 1, dtype, device_of(module), tuple(lengths))
 
 
@@ -206,7 +206,7 @@ def _along(takes: Takes, lead: tuple[int, ...], space: list[int], axis: int) -> 
         return takes((*lead, *space[:axis], length, *space[axis + 1 :]))
 
     start = space[axis]
-    modulus = next((d for d in range(1, LONGEST_MODULUS + 1) if all(is_legal(start + d * k) for k in (1, 2, 3))), None)
+    modulus = next((d for d in MODULI if all(is_legal(start + d * k) for k in (1, 2, 3))), None)
     if modulus is None:
         return Lengths(start, 1, start)
     while start > modulus and is_legal(start - modulus):
