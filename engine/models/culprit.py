@@ -29,7 +29,7 @@ ADVICE: tuple[tuple[str, str], ...] = (
 
 VIEWS = frozenset(
     """select slice split split_with_sizes unbind chunk narrow as_strided index_select index view _unsafe_view squeeze
-    unsqueeze expand permute transpose t detach alias clone copy_ _to_copy""".split()  # noqa: SIM905
+    unsqueeze expand permute transpose t detach alias clone copy_ _to_copy""".split()
 )
 """Operations that may cut a dyed piece out, but spread nothing."""
 

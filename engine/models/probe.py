@@ -128,8 +128,8 @@ def _look(subject: Subject, axis: int, run: Probe) -> Rough:
             return Rough(length, scales, max(b for b, _ in spans), max(a for _, a in spans))
         if lengths.only:
             raise ModelError(
-                f"the model must take inputs longer than its reach, but takes {length} voxels only along axis {axis} of "
-                "space and sees them all. Export it with dynamic shapes, or run the volume whole."
+                f"the model must take inputs longer than its reach, but takes {length} voxels only along axis {axis} "
+                "of space and sees them all. Export it with dynamic shapes, or run the volume whole."
             )
     raise unbounded(subject, axis=axis, length=length)
 

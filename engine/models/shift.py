@@ -54,6 +54,8 @@ class Shifter:
         """
         self.reserve(shift)
         length = self.length
+        if shift > length:
+            return False
         here, there = self._run(length, 0), self._run(length, shift)
         return all(self._agree(here[name], there[name], name, length, shift) for name in here)
 

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 LOSSY = frozenset(
     """gt ge lt le eq ne isnan isfinite isinf logical_and logical_or logical_xor logical_not bitwise_and bitwise_or
     bitwise_xor bitwise_not nan_to_num sign sgn signbit round floor ceil trunc heaviside fmax fmin
-    floor_divide""".split()  # noqa: SIM905 -- a table of words reads better
+    floor_divide""".split()
 )
 """Pointwise operations that lose values: the sum of their arguments stands for them."""
 
