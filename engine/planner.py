@@ -98,8 +98,8 @@ def _check_source(source: SourceFacts, geometry: ModelGeometry, wishes: Wishes) 
     if unknown:
         raise PlanError(f"edges are given for {', '.join(unknown)}, and the space axes are {', '.join(space)}.")
     for given, what in ((wishes.tile, "tile"), (wishes.block, "block")):
-        if given is not None and (len(given) != len(space) or min(given) < 1):
-            raise PlanError(f"--{what} needs one positive length per space axis ({', '.join(space)}), not {given}.")
+        if given is not None and (len(given) not in (1, len(space)) or min(given) < 1):
+            raise PlanError(f"--{what} needs one positive length per space axis ({', '.join(space)}), or one for all, not {given}.")
 
 
 def _axis_facts(source: SourceFacts, geometry: ModelGeometry, wishes: Wishes) -> list[AxisFacts]:
@@ -145,12 +145,16 @@ def _choose(
     options = [
         cuts(
             fact,
-            tile=wishes.tile[i] if wishes.tile else None,
-            block=_given_block(fact, wishes.block[i], geometry) if wishes.block else None,
+            tile=min(_along(wishes.tile, i), fact.extent.extended) if wishes.tile else None,
+            block=_given_block(fact, _along(wishes.block, i), geometry) if wishes.block else None,
         )
         for i, fact in enumerate(facts)
     ]
     return search(options, budget)
+
+
+def _along(lengths: tuple[int, ...], axis: int) -> int:
+    return lengths[axis] if len(lengths) > 1 else lengths[0]
 
 
 def _given_block(fact: AxisFacts, block: int, geometry: ModelGeometry) -> int:

@@ -16,7 +16,8 @@ from engine.models.forward import pick_device
 from engine.models.load import Model, load_model
 from engine.plan import OutputFacts, Plan, differences
 from engine.plan_json import identity, plan_from_json, plan_hash, plan_to_json
-from engine.prepare import Options, Prepared, prepare
+from engine.memory import n_cpus
+from engine.prepare import FEWEST_THREADS, Options, Prepared, prepare
 from engine.runtime.events import Listener, Runner, Summary
 from engine.runtime.schedule import drive
 from engine.runtime.serial import SerialRunner
@@ -283,7 +284,8 @@ def _reopen(
             f"{found[:12]} now, {made.source.fingerprint[:12]} then. Restore it, or start a new run."
         )
     options = Options(axes=provenance.get("axes"))
-    prepared = Prepared(made, loaded, volume, pick_device(device), torch.get_num_threads())
+    n_threads = max(FEWEST_THREADS, n_cpus() // made.n_workers)
+    prepared = Prepared(made, loaded, volume, pick_device(device), n_threads)
     return prepared, options, given
 
 

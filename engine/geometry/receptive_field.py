@@ -103,7 +103,7 @@ class Window(Node):
 
     def size(self, n: int) -> int | None:
         room = n + self.before + self.after - self.dilation * (self.kernel - 1) - 1
-        if self.is_exact and n % self.stride:
+        if n < self.smallest or (self.is_exact and n % self.stride):
             return None
         count = (-(-room // self.stride) if self.is_ceil else room // self.stride) + 1
         if self.is_ceil and (count - 1) * self.stride >= n + self.before:

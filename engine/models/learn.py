@@ -28,7 +28,7 @@ def learn(model: Model, *, n_channels: int, n_space: int) -> ModelGeometry:
             return trace(model.module, n_channels=n_channels, n_space=n_space, dtype=model.dtype)
         except UnknownError:
             pass
-    return probe(model, n_space=n_space, n_channels=n_channels)
+    return probe(model.module, dtype=model.dtype, n_space=n_space, n_channels=n_channels).geometry
 
 
 def probe_shape(geometry: ModelGeometry, sizes: tuple[int, ...]) -> tuple[int, ...]:
@@ -44,9 +44,15 @@ def probe_shape(geometry: ModelGeometry, sizes: tuple[int, ...]) -> tuple[int, .
 
 
 def example(model: Model, geometry: ModelGeometry, shape: tuple[int, ...], *, batch_size: int = 1) -> torch.Tensor:
-    """Return a random input of (batch, channel, *shape), the same every time."""
+    """Return a random input of (batch, channel, *shape), the same every time.
+
+    Its voxels are normal with magnitudes from 1 to 100, so that networks for raw and for normalised
+    intensities both answer to it.
+    """
     generator = torch.Generator().manual_seed(0)
-    return torch.rand((batch_size, geometry.n_channels, *shape), generator=generator).to(model.dtype)
+    whole = (batch_size, geometry.n_channels, *shape)
+    magnitude = 10 ** (2 * torch.rand(whole, generator=generator))
+    return (torch.randn(whole, generator=generator) * magnitude).to(model.dtype)
 
 
 def cost_of(

@@ -64,7 +64,10 @@ def test_a_random_network_tiled_equals_its_whole_run(seed: int) -> None:
 
 
 def _differs_beyond_the_halo(seed: int) -> bool | None:
-    """Say whether a tile differs from the whole run within one jump outside its valid interval; None without a halo."""
+    """Say whether a tile fails within one jump outside its valid interval: it differs there, or gives nothing there.
+
+    None where the model has no halo.
+    """
     module, geometry = _traced(seed)
     axis = max(range(geometry.n_space), key=lambda a: sum(geometry.programs[a].halo("output")))
     program = geometry.programs[axis]
@@ -80,10 +83,13 @@ def _differs_beyond_the_halo(seed: int) -> bool | None:
     inside = np.take(array, range(start, start + tile), axis=axis + 1)
     alone = whole_run(module, inside, torch.float64)["output"]
     jump = max(1, int(program.step * program.scale("output")))
+    before, after = program.halo("output")
+    if (before > 0 and span.start - jump < span.offset) or (after > 0 and span.stop + jump > span.offset + span.length):
+        return True
     low, high = max(span.offset, span.start - jump), min(span.offset + span.length, span.stop + jump)
     there = np.take(whole, range(low, high), axis=axis + 1)
     here = np.take(alone, range(low - span.offset, high - span.offset), axis=axis + 1)
-    return bool(np.abs(there - here).max() > 1e-9 * np.abs(whole).max())
+    return bool(np.abs(there - here).max() > 1e-12 * np.abs(whole).max())
 
 
 def test_a_halo_shorter_by_one_jump_changes_the_result_of_nearly_every_network() -> None:

@@ -1,0 +1,178 @@
+"""``engine check``: what a model needs per output and axis, proved or probed, and shown on real tiles."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import torch
+
+from engine.geometry.edges import MODEL_EDGE
+from engine.geometry.model_geometry import ModelGeometry
+from engine.geometry.receptive_field import AxisProgram
+from engine.geometry.tile_job import tile_jobs
+from engine.geometry.tiling import AxisTiling, extend, legal_tile, shortest_tile
+from engine.models.forward import Forward, pick_device
+from engine.models.learn import example, learn
+from engine.models.load import Model, load_model
+from engine.models.shift import check_equivariance
+from engine.models.checks import check_dye
+from engine.models.culprit import check_determinism
+from engine.models.subject import meet
+
+LARGEST_CHECK = 2**22
+"""Input voxels of the whole run that tiles are compared with, at most, unless the halo asks for more."""
+
+
+@dataclass(frozen=True, slots=True)
+class AxisCheck:
+    """What was found for one output along one space axis."""
+
+    output: str
+    axis: int
+    halo: tuple[int, int]
+    jump: int
+    scale: Fraction
+    legal: str
+    """The lengths that the model takes, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputCheck:
+    """Tiles beside the whole run, for one output."""
+
+    output: str
+    max_difference: float
+    largest: float
+    """Largest magnitude of the whole run."""
+    std: float
+    """Standard deviation of the whole run: at 0 the comparison proves nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """All that ``engine check`` shows."""
+
+    spec: str
+    geometry: ModelGeometry
+    axes: tuple[AxisCheck, ...]
+    outputs: tuple[OutputCheck, ...]
+    whole_shape: tuple[int, ...]
+    tile_shape: tuple[int, ...]
+    n_tiles: int
+
+
+def check(
+    model: str | torch.nn.Module,
+    *,
+    weights: str | None = None,
+    n_space: int | None = None,
+    n_channels: int | None = None,
+    device: str | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Check:
+    """Learn a model's geometry and show on random input that tiles equal the whole.
+
+    Args:
+        model: A specification or a module.
+        weights: Weights of its first part.
+        n_space: Space axes of its input; found by trial where not given.
+        n_channels: Channels of its input; likewise.
+        device: Where to run it.
+        tell: Is told what goes on.
+
+    Raises:
+        ModelError: If it cannot be loaded or tiled; the submodule at fault is named, with the way out.
+    """
+    loaded = load_model(model, weights=weights)
+    tell("meeting the model")
+    if n_space is None or n_channels is None:
+        subject = meet(loaded.module, dtype=loaded.dtype, n_space=n_space, n_channels=n_channels)
+        n_space, n_channels = subject.n_space, subject.n_channels
+    tell("tracing its graph")
+    geometry = learn(loaded, n_channels=n_channels, n_space=n_space)
+    shape = tuple(program.legal_size(max(16, program.step)) or 0 for program in geometry.programs)
+    tell("checking that it repeats itself, and moves with its input")
+    check_determinism(loaded.module, example(loaded, geometry, shape, batch_size=geometry.n_batch or 1))
+    check_equivariance(loaded.module, geometry, dtype=loaded.dtype)
+    check_dye(loaded.module, geometry, dtype=loaded.dtype)
+    tell("comparing tiles with the whole run")
+    whole_shape, tile_shape = _shapes(geometry)
+    n_tiles, outputs = _compare(loaded, geometry, whole_shape, tile_shape, device=pick_device(device))
+    axes = tuple(
+        AxisCheck(output.name, axis, program.halo(output.name), program.jump(output.name), program.scale(output.name), legal_lengths(program))
+        for output in geometry.outputs
+        for axis, program in enumerate(geometry.programs)
+    )
+    return Check(loaded.spec, geometry, axes, outputs, whole_shape, tile_shape, n_tiles)
+
+
+def legal_lengths(program: AxisProgram) -> str:
+    """Return the lengths that a model takes, in words.
+
+    >>> from engine.geometry.receptive_field import Node, Window
+    >>> legal_lengths(AxisProgram((Node(()), Window((0,), 2, 2, is_exact=True)), (("output", 1),)))
+    'multiples of 2 from 2'
+    """
+    first = program.legal_size(1)
+    if first is None:
+        return "none found"
+    if program.legal_size(first + 1) is None:
+        return f"{first} only"
+    period = max(program.step, 1)
+    found = [n for n in range(first, first + 2 * period) if program.sizes(n) is not None]
+    if len(found) == 2 * period:
+        return f"any from {first}"
+    if all(n % period == 0 for n in found):
+        return f"multiples of {period} from {first}"
+    remainders = sorted({n % period for n in found})
+    if len(remainders) == 1:
+        return f"{period} k + {remainders[0]} from {first}"
+    return f"{len(remainders)} of every {period} from {first}"
+
+
+def _shapes(geometry: ModelGeometry) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return a whole shape and a tile shape that make at least two tiles along as many axes as the budget allows."""
+    whole, tile = [], []
+    budget = LARGEST_CHECK
+    for axis, program in enumerate(geometry.programs):
+        left = geometry.n_space - axis
+        reach = max(sum(program.halo(output.name)) for output in geometry.outputs)
+        length = program.legal_size(reach + 6 * program.step + 16) or 0
+        share = int(budget ** (1 / left))
+        length = length if length <= max(share, 8) or axis == 0 else program.legal_size(max(8, program.step)) or 0
+        extent = extend(program, MODEL_EDGE, size=length, name=str(axis))
+        shortest = shortest_tile(program, extent)
+        whole.append(extent.extended)
+        tile.append(legal_tile(program, extent, min(extent.extended, shortest + program.step)))
+        budget = max(1, budget // extent.extended)
+    return tuple(whole), tuple(tile)
+
+
+def _compare(
+    model: Model, geometry: ModelGeometry, whole: tuple[int, ...], tile: tuple[int, ...], *, device: torch.device
+) -> tuple[int, tuple[OutputCheck, ...]]:
+    """Run a random input whole and in tiles, and return the largest difference per output."""
+    tilings = []
+    for axis, (program, size, length) in enumerate(zip(geometry.programs, whole, tile, strict=True)):
+        extent = extend(program, MODEL_EDGE, size=size, name=str(axis))
+        block = -(-size // program.step) * program.step
+        tilings.append(AxisTiling(str(axis), program, MODEL_EDGE, extent, length, block))
+    origin = {output.name: (0,) * geometry.n_space for output in geometry.outputs}
+    jobs = tile_jobs(
+        [t.tiles(0) for t in tilings], tile_shape=tile, read_start=(0,) * geometry.n_space, block_starts=origin, n_items=1
+    )
+    forward = Forward(model.module, model.dtype, device, "float32", geometry.n_batch or 1)
+    x = example(model, geometry, whole, batch_size=geometry.n_batch or 1)
+    with torch.inference_mode():
+        reference = {name: y[:1].cpu() for name, y in forward.module(x.to(device)).items()}
+    shapes = {name: (tuple(y.shape), str(y.dtype).removeprefix("torch.")) for name, y in reference.items()}
+    found = forward.download(forward.run(forward.upload(x[:1].numpy()), jobs, shapes))
+    checks = []
+    for name, y in reference.items():
+        ours, theirs = found[name].astype(np.float64), y.numpy().astype(np.float64)
+        difference = float(np.abs(ours - theirs).max())
+        checks.append(OutputCheck(name, difference, float(np.abs(theirs).max()), float(theirs.std())))
+    return len(jobs), tuple(checks)
+
+

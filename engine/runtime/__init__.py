@@ -1,0 +1,1 @@
+"""The run: dask schedules, actors or a plain loop work, events tell."""
