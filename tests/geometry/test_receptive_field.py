@@ -110,7 +110,7 @@ def test_demand_is_the_reach_of_dye_in_the_input(network, data):
         isinstance(node, Upsample) and node.reach for node in program.nodes
     )  # with weight 0, at a border
     is_exact = all(is_tight(program.nodes[i]) for i in program._needed if i)
-    is_exact &= not any(isinstance(node, Transposed | Opaque) for node in program.nodes)
+    is_exact &= not any(isinstance(node, Opaque) or getattr(node, "dilation", 1) > 1 for node in program.nodes)
     for name, support in supports(network, size).items():
         for g, row in enumerate(support):
             low, high = program.demand(name, g, g)
@@ -119,6 +119,17 @@ def test_demand_is_the_reach_of_dye_in_the_input(network, data):
                 assert max(low, 0) <= reached[0] <= reached[-1] <= min(high, size - 1)
             if is_exact and low >= 0 and high < size:
                 assert (low, high) == (reached[0], reached[-1])
+
+
+@many
+@given(networks(kinds=("transposed",), max_kinds=1))
+def test_demand_of_a_transposed_convolution_is_the_reach_of_dye(network):
+    node = network.program.nodes[-1]
+    assume(isinstance(node, Transposed) and node.dilation == 1)
+    assume(network.program.sizes(12) is not None)
+    for g, row in enumerate(supports(network, 12)["out"]):
+        low, high = node.demand(g, g)
+        assert np.flatnonzero(row).tolist() == list(range(max(low, 0), min(high, 11) + 1))
 
 
 @many

@@ -20,6 +20,10 @@ some = settings(max_examples=60, deadline=None)
 MODES = {EdgeKind.MODEL: "reflect", EdgeKind.WRAP: "wrap", EdgeKind.REFLECT: "reflect", EdgeKind.CONSTANT: "constant"}
 
 
+def net(*nodes):
+    return AxisProgram((Node(()), *nodes), (("out", len(nodes)),))
+
+
 def surrounded(voxels, extent, kind):
     """Return the volume's axis as its edge extends it, by numpy."""
     return np.pad(voxels, ((0, 0), (0, 0), (extent.before, extent.far_extension)), mode=MODES[kind])
@@ -228,6 +232,16 @@ def test_totals_are_the_sums_over_all_blocks(pair, n_steps):
     assert axis.totals == (n_tiles, sum(stop - start for start, stop in reads))
 
 
+def test_totals_count_the_blocks_near_a_border_for_themselves():
+    """A tile of 13 decides 8 voxels at the border and 3 elsewhere: block 1 needs one, block 2 needs two."""
+    program = net(Window((0,), kernel=11, before=5, after=5))
+    axis = AxisTiling("x", program, Edge(), extend(program, Edge(), size=101, name="x"), 13, 4)
+    counts = [len(tiles) for _, tiles in each_block(axis)]
+    reads = [axis.read(block) for block in range(axis.n_blocks)]
+    assert (counts[1], counts[2], counts[8]) == (1, 2, 2)
+    assert axis.totals == (sum(counts), sum(stop - start for start, stop in reads))
+
+
 @pytest.mark.parametrize("size", [8, 12, 40])
 @pytest.mark.parametrize("factor", [1, 2])
 def test_a_wrapped_axis_equals_the_circularly_padded_model_on_it(size, factor):
@@ -282,10 +296,6 @@ def test_an_unpadded_model_gives_as_many_voxels_as_it_gets(kind, kernel, dilatio
     found = model(np.pad(x, (extent.before, extent.far_extension), mode=MODES[kind]))[crop : crop + size * factor]
     np.testing.assert_array_equal(found, oracle)
     assert np.ptp(found) > 0.1
-
-
-def net(*nodes):
-    return AxisProgram((Node(()), *nodes), (("out", len(nodes)),))
 
 
 def test_a_crop_on_one_side_still_leaves_every_kept_voxel_inside_the_extended_run():
