@@ -26,6 +26,8 @@ class Projection:
     """Blocks that one worker holds at once: one read, one computed, one written."""
     storing: int
     """Copies that encoding one block makes."""
+    on_device: int = 0
+    """On a GPU: activations and the blocks in flight there; ``tile`` is 0 then."""
 
     @property
     def n_bytes(self) -> int:

@@ -160,6 +160,12 @@ class Plan:
         return prod(tiling.totals[1] / tiling.extent.size for tiling in self.tilings)
 
     @property
+    def output_voxels(self) -> int:
+        """Voxels of all outputs at all levels."""
+        levels = range(self.graph.n_levels)
+        return sum(prod(self.level_shape(output, level)) for output in self.outputs for level in levels)
+
+    @property
     def n_seconds(self) -> float:
         """Projected seconds of computing, on all workers together."""
         return self.computed_voxels * self.cost.seconds_per_voxel / self.n_workers

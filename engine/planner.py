@@ -42,6 +42,8 @@ class Wishes:
     """Extend, by reflection, an axis whose size the model cannot take; else refuse it."""
     base_bytes: int = BASE_BYTES
     """What a worker holds before its first block."""
+    device_bytes: int | None = None
+    """Memory of the GPU that a worker may use; None on a CPU, where tiles share the worker's own."""
 
 
 def make_plan(
@@ -75,7 +77,13 @@ def make_plan(
         memory_limit=wishes.memory_limit,
         notes=_notes(source, geometry, tilings, model),
     )
-    return replace(plan, projection=project(plan, base_bytes=wishes.base_bytes))
+    projection = project(plan, base_bytes=wishes.base_bytes, is_on_device=wishes.device_bytes is not None)
+    if projection.n_bytes * wishes.n_workers > wishes.memory_limit:
+        raise PlanError(
+            f"a worker would need {format_bytes(projection.n_bytes)}, and {wishes.n_workers} may use "
+            f"{format_bytes(wishes.memory_limit)} together. Raise --memory, or give a smaller --tile or --block."
+        )
+    return replace(plan, projection=projection)
 
 
 def _check_source(source: SourceFacts, geometry: ModelGeometry, wishes: Wishes) -> None:
@@ -133,8 +141,8 @@ def _choose(
         )
     items = prod(axis.block for axis in batches)
     budget = Budget(
-        tile_bytes=left // 2,
-        block_bytes=left // (2 * (wishes.n_in_flight + 1)),
+        tile_bytes=(wishes.device_bytes if wishes.device_bytes is not None else left) // 2,
+        block_bytes=_block_budget(left, wishes),
         bytes_per_tile_voxel=cost.bytes_per_voxel * (wishes.batch_size or geometry.n_batch or 1),
         bytes_per_read_voxel=_source_bytes(source, geometry) * items,
         bytes_per_core_voxel=_output_bytes(geometry) * items,
@@ -151,6 +159,12 @@ def _choose(
         for i, fact in enumerate(facts)
     ]
     return search(options, budget)
+
+
+def _block_budget(left: int, wishes: Wishes) -> int:
+    """Return the bytes that one block's input and output may take: half of what is left, on the host and the device."""
+    on_host = left // (2 * (wishes.n_in_flight + 2))
+    return on_host if wishes.device_bytes is None else min(on_host, wishes.device_bytes // (2 * wishes.n_in_flight))
 
 
 def _along(lengths: tuple[int, ...], axis: int) -> int:
@@ -285,7 +299,7 @@ def _notes(
     return tuple(notes)
 
 
-def project(plan: Plan, *, base_bytes: int) -> Projection:
+def project(plan: Plan, *, base_bytes: int, is_on_device: bool = False) -> Projection:
     """Return the bytes that one worker will hold at its peak."""
     items = prod(axis.block for axis in plan.batches)
     last = tuple(n - 1 for n in plan.graph.counts)
@@ -300,7 +314,11 @@ def project(plan: Plan, *, base_bytes: int) -> Projection:
         batch_size=plan.batch_size,
         fixed=plan.cost.fixed_bytes,
     )
-    return Projection(base_bytes, tile, reads * items * source, block_out, plan.n_in_flight, 2 * block_out)
+    block_in = reads * items * source
+    if is_on_device:
+        on_device = tile + plan.n_in_flight * (block_in + block_out)
+        return Projection(base_bytes, 0, block_in, block_out, plan.n_in_flight, 2 * block_out, on_device)
+    return Projection(base_bytes, tile, block_in, block_out, plan.n_in_flight, 2 * block_out)
 
 
 def shrink_tile(plan: Plan) -> Plan | None:

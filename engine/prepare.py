@@ -12,7 +12,7 @@ from engine.geometry.edges import Edge
 from engine.geometry.model_geometry import ModelGeometry
 from engine.memory import BASE_BYTES, available_bytes, n_cpus
 from engine.models.culprit import check_determinism
-from engine.models.forward import pick_device
+from engine.models.forward import free_device_bytes, pick_device
 from engine.models.learn import cost_of, example, learn, precision_error, probe_shape
 from engine.models.load import Model, load_model
 from engine.models.measure import PRECISIONS
@@ -113,7 +113,7 @@ def prepare(
     n_workers = options.workers or (torch.cuda.device_count() if device.type == "cuda" else 1)
     n_threads = options.threads or max(FEWEST_THREADS, n_cpus() // n_workers)
     torch.set_num_threads(n_threads)
-    wishes = _wishes(options, volume, loaded, n_workers=n_workers)
+    wishes = _wishes(options, volume, loaded, n_workers=n_workers, device=device)
     cost = _cost(loaded, geometry, shape, device=device, precision=precision, batch_size=1)
     tell("weighing tile and block shapes")
     plan = make_plan(facts, model_facts, geometry, cost, wishes)
@@ -141,7 +141,7 @@ def _is_cf(volume: Volume) -> bool:
     return "Conventions" in volume.attributes
 
 
-def _wishes(options: Options, volume: Volume, model: Model, *, n_workers: int) -> Wishes:
+def _wishes(options: Options, volume: Volume, model: Model, *, n_workers: int, device: torch.device) -> Wishes:
     memory = options.memory or int(available_bytes() * MEMORY_SHARE)
     return Wishes(
         memory_limit=memory,
@@ -155,6 +155,7 @@ def _wishes(options: Options, volume: Volume, model: Model, *, n_workers: int) -
         with_pyramid=options.pyramid,
         extend=options.extend,
         base_bytes=BASE_BYTES + model.n_parameter_bytes,
+        device_bytes=free_device_bytes(device),
     )
 
 

@@ -18,7 +18,7 @@ from engine.plan import OutputFacts, Plan, differences
 from engine.plan_json import identity, plan_from_json, plan_hash, plan_to_json
 from engine.memory import n_cpus
 from engine.prepare import FEWEST_THREADS, Options, Prepared, prepare
-from engine.runtime.events import Listener, Runner, Summary
+from engine.runtime.events import Listener, Runner, Summary, Tally
 from engine.runtime.schedule import drive
 from engine.runtime.serial import SerialRunner
 from engine.storage.create import Coordinate, read_coordinates
@@ -195,7 +195,6 @@ def _fill(
         device=prepared.device.type,
         n_threads=prepared.n_threads,
     )
-    n_voxels = plan.core_voxels
     shrunk: set[tuple[int, ...]] = set()
 
     def listen(event: object) -> None:
@@ -204,8 +203,11 @@ def _fill(
             shrunk.add(shape)
         listener(event)  # type: ignore[arg-type]
 
-    with runner(factory, plan) as ready:
-        summary = drive(plan.graph, ready, output.ledger, listen, n_voxels=n_voxels)
+    if _is_done(output):
+        summary = Tally().summary(n_tasks=plan.graph.n_tasks, n_done_before=plan.graph.n_tasks, seconds=0.0)
+    else:
+        with runner(factory, plan) as ready:
+            summary = drive(plan.graph, ready, output.ledger, listen, n_voxels=plan.output_voxels)
     facts: dict[str, Any] = {"summary": asdict(summary), "finished": datetime.now(UTC).isoformat(timespec="seconds")}
     if shrunk:
         facts["tiles_shrunk_to"] = [list(shape) for shape in sorted(shrunk)]
@@ -219,6 +221,11 @@ def _fill(
     if summary.is_complete:
         output.finish()
     return Report(url, plan, summary, certificate, output.ledger.failures())
+
+
+def _is_done(output: Output) -> bool:
+    counts = output.ledger.counts()
+    return counts[State.DONE] + counts[State.SKIPPED] == output.ledger.n_tasks
 
 
 def resume(

@@ -183,3 +183,15 @@ def pick_device(name: str | None = None) -> torch.device:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ModelError(f"device '{name}' was asked for, and torch sees no GPU here. Use --device cpu.")
     return torch.device(name)
+
+
+DEVICE_SHARE = 0.8
+"""Part of a GPU's free memory that a worker may use."""
+
+
+def free_device_bytes(device: torch.device) -> int | None:
+    """Return the memory of a GPU that a worker may use, or None for a CPU."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free * DEVICE_SHARE)
