@@ -104,7 +104,7 @@ def predict(
         base_bytes=min(BASE_BYTES, available_bytes() // 4),
     )
     plan = _plan(loaded, data, axes_from_names(names), wishes, device=target)
-    outputs = lazy_outputs(plan, data, BlockPredictor(plan, loaded, target.type))
+    outputs: dict[str, Any] = lazy_outputs(plan, data, BlockPredictor(plan, loaded, target.type))
     if isinstance(array, xr.DataArray):
         outputs = {name: _labelled(plan, plan.output(name), lazy, array) for name, lazy in outputs.items()}
     return next(iter(outputs.values())) if len(outputs) == 1 else outputs

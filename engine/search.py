@@ -150,7 +150,7 @@ def search(options: Sequence[Sequence[Cut]], budget: Budget) -> tuple[Cut, ...]:
         raise PlanError(_too_small(tile_bytes, block_bytes, budget))
     seconds = np.where(fits, _seconds(outer, budget), np.inf)
     best = np.unravel_index(int(np.argmin(seconds)), seconds.shape)
-    return tuple(cuts_[i] for cuts_, i in zip(options, best, strict=True))
+    return tuple(cuts_[int(i)] for cuts_, i in zip(options, best, strict=True))
 
 
 def _outer(columns: Sequence[np.ndarray]) -> np.ndarray:

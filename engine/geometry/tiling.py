@@ -91,7 +91,8 @@ def _surrounded(program: AxisProgram, *, size: int, name: str) -> Extent:
         lows.append(-_ceil(shifts[output] / program.scale(output)))
     before = -(min(lows) // program.step) * program.step
     crops = {output: int(before * program.scale(output)) - shift for output, shift in shifts.items()}
-    extended = _legal(program, before + max(highs), name=name)
+    needed = before + max(highs)
+    extended = _legal(program, -(-needed // program.step) * program.step, name=name)
     while any(n < crops[output] + kept[output] for output, n in (program.sizes(extended) or {}).items()):
         extended = _legal(program, extended + 1, name=name)
     return Extent(size, before, extended, tuple(crops.items()), tuple(kept.items()))

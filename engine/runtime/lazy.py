@@ -54,7 +54,7 @@ def lazy_outputs(plan: Plan, source: "da.Array", compute: Compute) -> dict[str, 
         refs = List(*(TaskRef((source.name, *number)) for number, _ in places))
         regions = [region for _, region in places]
         layer[(name, *index)] = Task((name, *index), _run, compute, index, source.shape, source.dtype, regions, refs)
-    graph = HighLevelGraph.from_collections(name, layer, dependencies=[source])
+    graph = HighLevelGraph.from_collections(name, layer, dependencies=[source])  # type: ignore[list-item]
     return {output.name: _output(plan, output, graph, name) for output in plan.outputs}
 
 

@@ -78,7 +78,7 @@ def _fill(plan: Plan, volume: Volume, items: Region, piece: Piece, block: np.nda
         target[...] = next(tiling.edge.value for tiling in plan.tilings if tiling.edge.kind == "constant")
         return
     voxels = _read_source(plan, volume, items, piece.source)
-    target[...] = np.flip(voxels, [2 + i for i, is_flipped in enumerate(piece.flips) if is_flipped])
+    target[...] = np.flip(voxels, tuple(2 + i for i, is_flipped in enumerate(piece.flips) if is_flipped))
     if piece.is_odd:
         odd = {channel for tiling in plan.tilings for channel in tiling.edge.odd_channels}
         for channel in odd:
