@@ -11,7 +11,8 @@ from engine.errors import EngineError
 from engine.models.load import load_model
 from engine.predict import predict
 from engine.prepare import Options, prepare
-from engine.run import resume, run, status, verify
+from engine.reopen import resume, status, verify
+from engine.run import run
 from engine.storage.ingest import ingest
 from engine.storage.volume import open_volume
 

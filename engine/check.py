@@ -8,16 +8,17 @@ import numpy as np
 import torch
 
 from engine.geometry.edges import MODEL_EDGE
+from engine.geometry.extent import extend
 from engine.geometry.model_geometry import ModelGeometry
 from engine.geometry.receptive_field import AxisProgram
 from engine.geometry.tile_job import tile_jobs
-from engine.geometry.tiling import AxisTiling, extend, legal_tile, shortest_tile
+from engine.geometry.tiling import AxisTiling, legal_tile, shortest_tile
+from engine.models.checks import check_dye
+from engine.models.culprit import check_determinism
 from engine.models.forward import Forward, pick_device
 from engine.models.learn import example, learn
 from engine.models.load import Model, load_model
 from engine.models.shift import check_equivariance
-from engine.models.checks import check_dye
-from engine.models.culprit import check_determinism
 from engine.models.subject import meet
 
 LARGEST_CHECK = 2**22
@@ -110,7 +111,7 @@ def check(
 def legal_lengths(program: AxisProgram) -> str:
     """Return the lengths that a model takes, in words.
 
-    >>> from engine.geometry.receptive_field import Node, Window
+    >>> from engine.geometry.nodes import Node, Window
     >>> legal_lengths(AxisProgram((Node(()), Window((0,), 2, 2, is_exact=True)), (("output", 1),)))
     'multiples of 2 from 2'
     """

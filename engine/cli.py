@@ -21,16 +21,8 @@ from engine.geometry.edges import Edge, EdgeKind
 from engine.memory import parse_bytes
 from engine.plan_json import plan_to_json
 from engine.prepare import Options, prepare
-from engine.run import (
-    Report,
-    RunnerMaker,
-    check_complete,
-    resume,
-    run_prepared,
-    serial_runner,
-    status,
-    verify,
-)
+from engine.reopen import resume, status, verify
+from engine.run import Report, RunnerMaker, check_complete, run_prepared, serial_runner
 from engine.runtime.progress import progress
 from engine.show import certificate_rows, plan_rows, print_rows, report_rows, status_rows
 from engine.storage.ingest import ingest

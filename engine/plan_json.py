@@ -9,8 +9,9 @@ from typing import Any
 from engine.errors import PlanError
 from engine.geometry.axes import Axis, Role
 from engine.geometry.edges import Edge, EdgeKind
+from engine.geometry.extent import Extent
 from engine.geometry.model_geometry import ModelGeometry
-from engine.geometry.tiling import AxisTiling, Extent
+from engine.geometry.tiling import AxisTiling
 from engine.memory import Projection
 from engine.plan import BatchAxis, ModelFacts, OutputFacts, Plan, SourceFacts, TileCost
 

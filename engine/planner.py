@@ -7,19 +7,18 @@ from math import prod
 import numpy as np
 
 from engine.errors import PlanError
-from engine.geometry.axes import Axis, Role, positions
+from engine.geometry.axes import Role, positions
 from engine.geometry.edges import MODEL_EDGE, Edge, EdgeKind
-from engine.geometry.model_geometry import ModelGeometry, OutputTensor
-from engine.geometry.tiling import AxisTiling, extend
+from engine.geometry.extent import extend
+from engine.geometry.model_geometry import ModelGeometry
+from engine.geometry.tiling import AxisTiling
+from engine.layout import describe_output, pyramid_factors
 from engine.memory import BASE_BYTES, Projection, format_bytes, tile_bytes
-from engine.plan import BatchAxis, ModelFacts, OutputFacts, Plan, SourceFacts, TileCost
+from engine.plan import BatchAxis, ModelFacts, Plan, SourceFacts, TileCost
 from engine.search import AxisFacts, Budget, Cut, cuts, search, unit_for
 
 ITEM_BLOCK_BYTES = 64 * 2**20
 """Batch axes are cut so that a block's source comes to about this much."""
-
-SMALLEST_LEVEL = {1: 1024, 2: 512, 3: 128}
-"""A pyramid ends at the first level whose longest shrunken axis is no longer than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +66,8 @@ def make_plan(
         tilings=tilings,
         batches=batches,
         batch_size=batch_size,
-        outputs=tuple(_output(source, tensor, tilings, batches) for tensor in geometry.outputs),
-        factors=_factors(source, tilings) if wishes.with_pyramid and source.flavour == "ngff" else (),
+        outputs=tuple(describe_output(source, tensor, tilings, batches) for tensor in geometry.outputs),
+        factors=pyramid_factors(source, tilings) if wishes.with_pyramid and source.flavour == "ngff" else (),
         nan=wishes.nan,
         n_workers=wishes.n_workers,
         n_in_flight=wishes.n_in_flight,
@@ -208,72 +207,6 @@ def _batches(
         found.append(BatchAxis(source.axes[i].name, size, block))
         room = max(1, room // block)
     return tuple(reversed(found))
-
-
-def _output(
-    source: SourceFacts, tensor: OutputTensor, tilings: Sequence[AxisTiling], batches: Sequence[BatchAxis]
-) -> OutputFacts:
-    by_name = {axis.name: axis for axis in source.axes}
-    axes = [by_name[axis.name] for axis in batches]
-    shape, shard = [axis.size for axis in batches], [axis.block for axis in batches]
-    if tensor.n_channels is not None:
-        axes.append(Axis(_channel_name(source), Role.CHANNEL))
-        shape.append(tensor.n_channels)
-        shard.append(tensor.n_channels)
-    target = {1: 4096, 2: 256, 3: 64}.get(len(tilings), 64)
-    chunk = list(shard)
-    origin = source.translation or (0.0,) * len(source.axes)
-    translation = [0.0] * len(shape)
-    for tiling in tilings:
-        axis, scale = by_name[tiling.name], float(tiling.program.scale(tensor.name))
-        axes.append(replace(axis, spacing=axis.spacing / scale))
-        shape.append(tiling.kept[tensor.name])
-        length = tiling.block_sizes[tensor.name]
-        chunk.append(_divisor(length, target))
-        shard.append(length)
-        at = origin[[a.name for a in source.axes].index(tiling.name)]
-        translation.append(at + _offset(tiling, tensor.name) * axis.spacing)
-    return OutputFacts(
-        tensor.name, tuple(axes), tuple(shape), _stored(tensor.dtype), tuple(chunk), tuple(shard),
-        tensor.n_channels is not None, tuple(translation),
-    )
-
-
-def _offset(tiling: AxisTiling, output: str) -> float:
-    """Return where the centre of the first output voxel lies, in input voxels from the centre of the first."""
-    scale = tiling.program.scale(output)
-    shrunk = float(tiling.extent.extended * scale - dict(tiling.extent.kept)[output]) / 2
-    is_shrunk = tiling.edge.kind is EdgeKind.MODEL and not tiling.extent.far_extension and shrunk >= 1
-    return (0.5 + (shrunk if is_shrunk else 0.0)) / float(scale) - 0.5
-
-
-def _channel_name(source: SourceFacts) -> str:
-    channel = positions(source.axes, Role.CHANNEL)
-    return source.axes[channel[0]].name if channel else "c"
-
-
-def _stored(dtype: str) -> str:
-    return {"bfloat16": "float32", "float16": "float16", "bool": "uint8"}.get(dtype, dtype)
-
-
-def _divisor(length: int, target: int) -> int:
-    """Return the largest divisor of a length that is no longer than the target.
-
-    >>> _divisor(768, 256), _divisor(300, 64), _divisor(40, 64)
-    (256, 60, 40)
-    """
-    return next(length // parts for parts in range(-(-length // target), length + 1) if length % parts == 0)
-
-
-def _factors(source: SourceFacts, tilings: Sequence[AxisTiling]) -> tuple[tuple[int, ...], ...]:
-    """Return the factors of each pyramid level: at every level the axes near the finest spacing are halved."""
-    spacing = [source.axes[i].spacing for i in positions(source.axes, Role.SPACE)]
-    factor = tuple(2 if step < 2 * min(spacing) else 1 for step in spacing)
-    longest = max(max(t.kept.values()) for t, f in zip(tilings, factor, strict=True) if f == 2)
-    n_levels = 0
-    while longest > SMALLEST_LEVEL.get(len(tilings), 128):
-        longest, n_levels = -(-longest // 2), n_levels + 1
-    return (factor,) * n_levels
 
 
 def _notes(

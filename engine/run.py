@@ -1,4 +1,4 @@
-"""The front door: plan a run, run it, resume it, verify it, say how it stands."""
+"""The front door: plan a run, run it, certify it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -9,23 +9,19 @@ from typing import Any
 import torch
 
 from engine.certificate import Certificate, certify
-from engine.errors import ResumeError, RunError, VerifyError
+from engine.errors import RunError, VerifyError
 from engine.factory import BlockWorkerFactory
 from engine.geometry.axes import Role
-from engine.models.forward import pick_device
-from engine.models.load import Model, load_model
-from engine.plan import OutputFacts, Plan, differences
-from engine.plan_json import identity, plan_from_json, plan_hash, plan_to_json
-from engine.memory import n_cpus
-from engine.prepare import FEWEST_THREADS, Options, Prepared, prepare
+from engine.plan import OutputFacts, Plan
+from engine.plan_json import plan_hash, plan_to_json
+from engine.prepare import Options, Prepared, prepare
 from engine.runtime.events import Listener, Runner, Summary, Tally
 from engine.runtime.schedule import drive
 from engine.runtime.serial import SerialRunner
 from engine.storage.create import Coordinate, read_coordinates
-from engine.storage.fingerprint import fingerprint
 from engine.storage.ledger import State
 from engine.storage.output import Described, Output, create_output, open_output
-from engine.storage.volume import Volume, open_volume
+from engine.storage.volume import Volume
 
 RunnerMaker = Callable[[BlockWorkerFactory, Plan], Runner]
 """Makes the runner of a plan; ``serial`` here, Ray's in ``runtime/actors.py``."""
@@ -50,17 +46,6 @@ class Report:
     def is_complete(self) -> bool:
         """Whether every block is stored and the certificate, if any, holds."""
         return self.summary.is_complete and (self.certificate is None or self.certificate.holds)
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """How an output stands, from its ledger."""
-
-    url: str
-    plan: Plan
-    counts: Mapping[State, int]
-    failures: Mapping[int, str]
-    provenance: Mapping[str, Any]
 
 
 def serial_runner(factory: BlockWorkerFactory, plan: Plan) -> Runner:
@@ -123,7 +108,7 @@ def run_prepared(
         provenance=_provenance(plan, options),
         n_tasks=plan.graph.n_tasks,
     )
-    return _fill(prepared, output, model=model, options=options, runner=runner, listener=listener, n_certified=n_certified)
+    return fill(prepared, output, model=model, options=options, runner=runner, listener=listener, n_certified=n_certified)
 
 
 def _described(plan: Plan, facts: OutputFacts, source: Volume) -> Described:
@@ -174,7 +159,7 @@ def _version() -> str:
         return "unknown"
 
 
-def _fill(
+def fill(
     prepared: Prepared,
     url: str,
     *,
@@ -226,126 +211,6 @@ def _fill(
 def _is_done(output: Output) -> bool:
     counts = output.ledger.counts()
     return counts[State.DONE] + counts[State.SKIPPED] == output.ledger.n_tasks
-
-
-def resume(
-    output: str,
-    *,
-    source: str | None = None,
-    model: str | torch.nn.Module | None = None,
-    plan: Mapping[str, Any] | None = None,
-    device: str | None = None,
-    runner: RunnerMaker = serial_runner,
-    listener: Listener = quiet,
-    n_certified: int = N_CERTIFIED,
-) -> Report:
-    """Go on with an output: do what its ledger says is missing or failed. Idempotent.
-
-    Args:
-        output: URL of the output.
-        source: Where the source lies now, if it was moved.
-        model: The model, where it was given as a module or was moved.
-        plan: A plan in JSON that the output must have been made by.
-        device: Where to run.
-        runner: Makes the runner.
-        listener: Is handed every event.
-        n_certified: Tiles recomputed at the end.
-
-    Raises:
-        ResumeError: If the model, the plan or the source is not the one of the output; it names what differs.
-    """
-    prepared, options, given = _reopen(output, source=source, model=model, plan=plan, device=device)
-    return _fill(
-        prepared, output, model=given, options=options, runner=runner, listener=listener, n_certified=n_certified
-    )
-
-
-def _reopen(
-    output: str,
-    *,
-    source: str | None,
-    model: str | torch.nn.Module | None,
-    plan: Mapping[str, Any] | None,
-    device: str | None,
-) -> tuple[Prepared, Options, str | torch.nn.Module]:
-    """Open an output with its source and model, and refuse any that is not its own."""
-    provenance = open_output(output).provenance
-    own = dict(provenance["plan"])
-    if plan is not None and (differing := differences(identity(plan), identity(own))):
-        raise ResumeError(f"the plan given is not the one of '{output}': {'; '.join(differing[:5])}. Start a new run.")
-    if source is not None:
-        own = {**own, "source": {**own["source"], "url": source}}
-    made = plan_from_json(own)
-    given = model if model is not None else made.model.spec
-    if isinstance(given, str) and given.startswith("<module "):
-        raise ResumeError(
-            f"'{output}' was made by a module given as an object, {given}, and it must be given again. "
-            "Call engine.resume(output, model=...)."
-        )
-    loaded = _same_model(output, made, given, weights=provenance.get("weights") if model is None else None)
-    volume = open_volume(made.source.url, axes=provenance.get("axes"))
-    found = fingerprint(volume)
-    if found != made.source.fingerprint:
-        raise ResumeError(
-            f"the source at '{made.source.url}' is not the one that '{output}' was made from: fingerprint "
-            f"{found[:12]} now, {made.source.fingerprint[:12]} then. Restore it, or start a new run."
-        )
-    options = Options(axes=provenance.get("axes"))
-    n_threads = max(FEWEST_THREADS, n_cpus() // made.n_workers)
-    prepared = Prepared(made, loaded, volume, pick_device(device), n_threads)
-    return prepared, options, given
-
-
-def _same_model(output: str, plan: Plan, given: str | torch.nn.Module, *, weights: str | None) -> Model:
-    has_weights = isinstance(given, str) and "@" not in given
-    loaded = load_model(given, weights=weights if has_weights else None)
-    if loaded.fingerprint != plan.model.fingerprint:
-        raise ResumeError(
-            f"the model '{loaded.spec}' is not the one that '{output}' was made by: fingerprint "
-            f"{loaded.fingerprint[:12]} now, {plan.model.fingerprint[:12]} then. Give the same code and weights, or "
-            "start a new run."
-        )
-    return loaded
-
-
-def verify(
-    output: str,
-    *,
-    source: str | None = None,
-    model: str | torch.nn.Module | None = None,
-    n_tiles: int = 8,
-    seed: int | None = None,
-    device: str | None = None,
-) -> Certificate:
-    """Recompute random tiles of an output on a shifted grid, and write the certificate into its attributes.
-
-    Raises:
-        VerifyError: If they differ by more than rounding, or no block is done yet.
-        ResumeError: If the model or the source is not the one of the output.
-    """
-    prepared, _, _ = _reopen(output, source=source, model=model, plan=None, device=device)
-    opened = open_output(output)
-    drawn = seed if seed is not None else int(datetime.now(UTC).timestamp())
-    certificate = certify(
-        prepared.plan, prepared.model, prepared.source, opened, n_tiles=n_tiles, seed=drawn, device=prepared.device
-    )
-    opened.record(certificate=certificate.to_json())
-    if not certificate.n_tiles:
-        raise VerifyError(f"no tile of '{output}' could be compared: none of its blocks there is done. Resume it first.")
-    broken = [f"'{name}' by up to {seams.max_difference:.3g}" for name, seams in certificate.outputs.items() if not seams.holds]
-    if broken:
-        raise VerifyError(
-            f"recomputed tiles differ from '{output}' beyond rounding: {', '.join(broken)} in {certificate.n_tiles} "
-            "tiles. The output was changed, or the model depends on something that the checks did not see: run it anew."
-        )
-    return certificate
-
-
-def status(output: str) -> Status:
-    """Return how an output stands. Reads its attributes and its ledger only."""
-    opened = open_output(output)
-    plan = plan_from_json(opened.provenance["plan"])
-    return Status(output, plan, opened.ledger.counts(), opened.ledger.failures(), opened.provenance)
 
 
 def check_complete(report: Report) -> None:

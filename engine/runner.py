@@ -2,9 +2,9 @@
 
 from engine.factory import BlockWorkerFactory
 from engine.plan import Plan
+from engine.run import RunnerMaker
 from engine.runtime.actors import RayRunner
 from engine.runtime.events import Runner
-from engine.run import RunnerMaker
 
 
 def ray_runner(address: str | None = None) -> RunnerMaker:

@@ -13,8 +13,9 @@ import numpy as np
 
 from engine.errors import PlanError
 from engine.geometry.edges import Edge
+from engine.geometry.extent import Extent
 from engine.geometry.receptive_field import AxisProgram
-from engine.geometry.tiling import AxisTiling, Extent, legal_tile, shortest_tile
+from engine.geometry.tiling import AxisTiling, legal_tile, shortest_tile
 from engine.memory import format_bytes
 
 UNITS = {1: 4096, 2: 256, 3: 64}

@@ -9,7 +9,8 @@ from engine.geometry.model_geometry import ModelGeometry
 from engine.geometry.receptive_field import AxisProgram
 from engine.memory import format_bytes
 from engine.plan import Plan
-from engine.run import Report, Status
+from engine.reopen import Status
+from engine.run import Report
 
 Row = tuple[str, str]
 

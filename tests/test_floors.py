@@ -12,9 +12,9 @@ FLOORS = (  # lowest first; those in one row stand beside each other
     {"geometry"},
     {"storage", "models"},
     {"memory"},
-    {"search", "plan", "plan_json", "planner"},
+    {"search", "plan", "plan_json", "planner", "layout"},
     {"runtime"},
-    {"factory", "prepare", "certificate", "run", "predict", "check", "runner", "__init__"},
+    {"factory", "prepare", "certificate", "run", "predict", "check", "runner", "reopen", "__init__"},
     {"show"},
     {"cli", "__main__"},
 )

@@ -7,7 +7,8 @@ import torch
 
 from engine.errors import ModelError
 from engine.geometry.model_geometry import ModelGeometry
-from engine.geometry.receptive_field import AxisProgram, Interval
+from engine.geometry.nodes import Interval
+from engine.geometry.receptive_field import AxisProgram
 from engine.models.dye import Dyed, Method, Probe, choose_probe
 from engine.models.subject import subject_of
 

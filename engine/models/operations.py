@@ -8,7 +8,7 @@ reduced, and what is refused and why.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from engine.geometry.receptive_field import Node, Pad, Transposed, Upsample, Window
+from engine.geometry.nodes import Node, Pad, Transposed, Upsample, Window
 from engine.models.shadow import Constant, Label, Shadows, Traced
 
 Handler = Callable[[Shadows, Mapping[str, Any], tuple[int, ...]], Traced]

@@ -16,7 +16,8 @@ import torch
 
 from engine.errors import ModelError
 from engine.geometry.model_geometry import ModelGeometry, OutputTensor
-from engine.geometry.receptive_field import AxisProgram, Node, Opaque
+from engine.geometry.nodes import Node, Opaque
+from engine.geometry.receptive_field import AxisProgram
 from engine.models.culprit import unbounded
 from engine.models.dye import Dyed, Method, Probe, Reached, choose_probe
 from engine.models.growth import scales_of

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from engine.geometry.receptive_field import Upsample, Window
+from engine.geometry.nodes import Upsample, Window
 from engine.models.operations import (
     DROP_IT,
     GIVE_STATISTICS,
@@ -72,7 +72,7 @@ def _largest(dims: Sequence[int], shape: Shape) -> int:
 
 def _groups(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]]:
     """Cut two shapes of one size into the finest groups of dimensions of equal products."""
-    groups = []
+    groups: list[tuple[list[int], list[int]]] = []
     i = j = 0
     while i < len(old) or j < len(new):
         olds, news, a, b = [], [], 1, 1

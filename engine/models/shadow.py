@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from engine.errors import ModelError
-from engine.geometry.receptive_field import Join, Node
+from engine.geometry.nodes import Join, Node
 
 Label = int | str
 """What a dimension is: a space axis (its number), "batch", or "free" (channels and whatever else stays whole)."""

@@ -7,7 +7,7 @@ submodule; one that is not in the table leaves the model unproved.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,8 +17,8 @@ from engine.errors import ModelError
 from engine.geometry.model_geometry import ModelGeometry, OutputTensor
 from engine.geometry.receptive_field import AxisProgram
 from engine.models import operations as ops
-from engine.models import reshaping
-from engine.models.shadow import Constant, Label, Shadows, Traced, UnboundedError, UnknownError
+from engine.models.handlers import HANDLERS, VIEWS
+from engine.models.shadow import Constant, Label, Shadows, Traced, UnknownError
 
 BASES = (144, 216, 160, 240, 112, 176)
 """Lengths tried for the first space axis, the others being its multiples: between them, multiples of most steps."""
@@ -179,7 +179,7 @@ def _call(shadows: Shadows, node: torch.fx.Node, values: dict[str, Any]) -> Any:
     """Return what one operation gives: a traced tensor, a tuple of them, or None for a constant."""
     target = node.target
     if getattr(target, "__name__", "") == "getitem":
-        came = values[node.args[0].name]  # type: ignore[union-attr]
+        came = values[node.args[0].name]  # type: ignore[union-attr, index]
         return came[node.args[1]] if came is not None else None
     name = _name(target)
     arguments = _arguments(node, values)
@@ -195,7 +195,7 @@ def _call(shadows: Shadows, node: torch.fx.Node, values: dict[str, Any]) -> Any:
         raise shadows.unknown(f"{name} into a view")
     result = _apply(shadows, name.rstrip("_") if is_in_place else name, arguments, node.meta["val"])
     if is_in_place:
-        values[node.args[0].name] = result  # type: ignore[union-attr]
+        values[node.args[0].name] = result  # type: ignore[union-attr, index]
     if name in VIEWS:
         shadows.views.add(node.name)
     return result
@@ -205,9 +205,9 @@ def _refuse(shadows: Shadows, name: str, arguments: Mapping[str, Any]) -> None:
     why, cure = ops.REFUSED[name]
     source = next(iter(ops.tensors(arguments)), None)
     dims = arguments.get("dims")
-    if name in ("flip", "roll") and source is not None and dims:
-        if all(source.labels[d] == "free" for d in ([dims] if isinstance(dims, int) else dims)):
-            return
+    is_moved = name in ("flip", "roll") and source is not None and bool(dims)
+    if is_moved and all(source.labels[d] == "free" for d in ([dims] if isinstance(dims, int) else dims)):
+        return
     if source is None and not name.startswith(("rand", "normal", "bernoulli")):
         return
     raise shadows.unbounded(why, cure)
@@ -239,9 +239,6 @@ def _arguments(node: torch.fx.Node, values: Mapping[str, Any]) -> dict[str, Any]
     return found
 
 
-Shape = tuple[int, ...]
-
-
 def _apply(shadows: Shadows, name: str, arguments: dict[str, Any], meta: Any) -> Any:
     """Return the traced result of one operation, by the table."""
     if isinstance(meta, list | tuple):
@@ -255,64 +252,3 @@ def _apply(shadows: Shadows, name: str, arguments: dict[str, Any], meta: Any) ->
     if handler is None:
         raise shadows.unknown(name)
     return handler(shadows, arguments, shape)
-
-
-def _upsampler(mode: str) -> ops.Handler:
-    return lambda shadows, arguments, shape: ops.upsample(shadows, arguments, shape, mode=mode)
-
-
-def _padder(mode: str) -> ops.Handler:
-    return lambda shadows, arguments, shape: ops.pad(shadows, arguments, shape, mode=mode)
-
-
-def _taker(*, drops: bool) -> ops.Handler:
-    return lambda s, a, shape: reshaping.take(s, a["self"], a.get("dim", 0), shape, drops=drops)
-
-
-def _reshaper(s: Shadows, a: Mapping[str, Any], shape: Shape) -> Traced:
-    return reshaping.reshape(s, a["self"] if "self" in a else a["input"], shape)
-
-
-HANDLERS: dict[str, Callable[[Shadows, Mapping[str, Any], Shape], Traced]] = {
-    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), ops.convolution),
-    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), ops.transposed),
-    **{f"{kind}_pool{n}d": ops.pool for kind in ("max", "avg", "lp") for n in (1, 2, 3)},
-    "avg_pool3d": lambda s, a, shape: ops.pool(s, a, shape, wants_kernel=True),
-    **{f"max_pool{n}d_with_indices": ops.pool for n in (2, 3)},
-    **{f"{stem}{n}d": _upsampler("nearest") for n in (1, 2, 3) for stem in ("upsample_nearest", "_upsample_nearest_exact")},
-    "upsample_linear1d": _upsampler("linear"),
-    "upsample_bilinear2d": _upsampler("bilinear"),
-    "upsample_trilinear3d": _upsampler("trilinear"),
-    "upsample_bicubic2d": _upsampler("bicubic"),
-    "pad": ops.pad,
-    "constant_pad_nd": _padder("constant"),
-    **{f"reflection_pad{n}d": _padder("reflect") for n in (1, 2, 3)},
-    **{f"replication_pad{n}d": _padder("replicate") for n in (1, 2, 3)},
-    "slice": ops.slice_,
-    **dict.fromkeys(("view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as"), _reshaper),
-    "permute": lambda s, a, shape: reshaping.permute(a["self"], a["dims"], shape),
-    "transpose": lambda s, a, shape: reshaping.transpose(a["self"], a["dim0"], a["dim1"], shape),
-    "unsqueeze": lambda s, a, shape: reshaping.unsqueeze(a["self"], a["dim"], shape),
-    "squeeze": lambda s, a, shape: reshaping.squeeze(s, a["self"], a.get("dim"), shape),
-    "cat": lambda s, a, shape: reshaping.cat(s, a["tensors"], a.get("dim", 0), shape),
-    "stack": lambda s, a, shape: reshaping.stack(s, a["tensors"], a.get("dim", 0), shape),
-    **dict.fromkeys(("select", "unbind"), _taker(drops=True)),
-    **dict.fromkeys(("split", "split_with_sizes", "chunk", "narrow", "index_select"), _taker(drops=False)),
-    "expand": lambda s, a, shape: reshaping.expand(a["self"], shape),
-    "expand_as": lambda s, a, shape: reshaping.expand(a["self"], shape),
-    "pixel_shuffle": lambda s, a, shape: reshaping.shuffle(s, a["self"], a["upscale_factor"], shape),
-    "pixel_unshuffle": lambda s, a, shape: reshaping.unshuffle(s, a["self"], a["downscale_factor"], shape),
-    "channel_shuffle": lambda s, a, shape: Traced(a["self"].labels, shape, a["self"].nodes),
-    "batch_norm": reshaping.batch_norm,
-    "instance_norm": reshaping.instance_norm,
-    "layer_norm": reshaping.layer_norm,
-    **dict.fromkeys(("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"), reshaping.dropout),
-    "linear": reshaping.linear,
-    **dict.fromkeys(("flip", "roll"), lambda s, a, shape: Traced(a["self"].labels, shape, a["self"].nodes)),
-}
-"""What each operation does to the traced tensor; see the tables in ``operations.py`` for the rest."""
-
-VIEWS = frozenset(("slice", "select", "view", "permute", "transpose", "unsqueeze", "squeeze", "expand", "narrow",
-                   "split", "chunk", "unbind", "split_with_sizes"))
-
-__all__ = ["UnboundedError", "UnknownError", "trace", "walk"]

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from engine.geometry.receptive_field import AxisProgram, Join, Node, Opaque, Pad, Transposed, Upsample, Window
+from engine.geometry.nodes import Join, Node, Opaque, Pad, Transposed, Upsample, Window
+from engine.geometry.receptive_field import AxisProgram
 
 CHANNELS = 2
 KINDS = ("conv", "pool", "unshuffle", "transposed", "upsample", "pad", "opaque", "unet", "residual")

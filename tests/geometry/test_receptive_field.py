@@ -8,7 +8,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import ModelError
-from engine.geometry.receptive_field import AxisProgram, Join, Node, Opaque, Pad, Transposed, Upsample, Window
+from engine.geometry.nodes import Join, Node, Opaque, Pad, Transposed, Upsample, Window
+from engine.geometry.receptive_field import AxisProgram
 
 from .networks import CHANNELS, KINDS, axis_of, is_tight, networks, run
 

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from engine.errors import PlanError
 from engine.geometry.edges import Edge, EdgeKind
-from engine.geometry.receptive_field import AxisProgram, Node, Pad, Upsample, Window
-from engine.geometry.tiling import AxisTiling, extend, legal_tile, shortest_tile
+from engine.geometry.extent import extend
+from engine.geometry.nodes import Node, Pad, Upsample, Window
+from engine.geometry.receptive_field import AxisProgram
+from engine.geometry.tiling import AxisTiling, legal_tile, shortest_tile
 
 from .networks import axis_of, networks, run
 

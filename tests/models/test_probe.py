@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from engine.errors import ModelError
-from engine.geometry.receptive_field import AxisProgram, Window
+from engine.geometry.nodes import Window
+from engine.geometry.receptive_field import AxisProgram
 from engine.models.checks import check_dye, dependents
 from engine.models.culprit import check_determinism
 from engine.models.load import load_model
@@ -405,7 +406,7 @@ def test_a_wrong_geometry_is_caught_by_dye_and_by_shifts() -> None:
 
 def _evens(programs: tuple[AxisProgram, ...]) -> tuple[AxisProgram, ...]:
     """Return programs of step 1 that take only what a pooled network takes."""
-    from engine.geometry.receptive_field import Node, Opaque
+    from engine.geometry.nodes import Node, Opaque
 
     node = Opaque((0,), 5, 5, 1, 1, 1, 0, 2, 2, 0)
     return tuple(AxisProgram((Node(()), node), p.outputs) for p in programs)

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from engine.geometry.edges import MODEL_EDGE
+from engine.geometry.extent import extend
 from engine.geometry.model_geometry import ModelGeometry
 from engine.geometry.receptive_field import AxisProgram
-from engine.geometry.tiling import extend, legal_tile, shortest_tile
+from engine.geometry.tiling import legal_tile, shortest_tile
 from engine.models.trace import trace
 from tests.networks import random_network
 from tests.oracle import Named, plan_for, run_in_memory, whole_run

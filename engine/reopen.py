@@ -1,0 +1,154 @@
+"""Outputs that exist: go on with one, verify it, say how it stands."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from engine.certificate import Certificate, certify
+from engine.errors import ResumeError, VerifyError
+from engine.memory import n_cpus
+from engine.models.forward import pick_device
+from engine.models.load import Model, load_model
+from engine.plan import Plan, differences
+from engine.plan_json import identity, plan_from_json
+from engine.prepare import FEWEST_THREADS, Options, Prepared
+from engine.run import N_CERTIFIED, Report, RunnerMaker, fill, quiet, serial_runner
+from engine.runtime.events import Listener
+from engine.storage.fingerprint import fingerprint
+from engine.storage.ledger import State
+from engine.storage.output import open_output
+from engine.storage.volume import open_volume
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How an output stands, from its ledger."""
+
+    url: str
+    plan: Plan
+    counts: Mapping[State, int]
+    failures: Mapping[int, str]
+    provenance: Mapping[str, Any]
+
+
+def resume(
+    output: str,
+    *,
+    source: str | None = None,
+    model: str | torch.nn.Module | None = None,
+    plan: Mapping[str, Any] | None = None,
+    device: str | None = None,
+    runner: RunnerMaker = serial_runner,
+    listener: Listener = quiet,
+    n_certified: int = N_CERTIFIED,
+) -> Report:
+    """Go on with an output: do what its ledger says is missing or failed. Idempotent.
+
+    Args:
+        output: URL of the output.
+        source: Where the source lies now, if it was moved.
+        model: The model, where it was given as a module or was moved.
+        plan: A plan in JSON that the output must have been made by.
+        device: Where to run.
+        runner: Makes the runner.
+        listener: Is handed every event.
+        n_certified: Tiles recomputed at the end.
+
+    Raises:
+        ResumeError: If the model, the plan or the source is not the one of the output; it names what differs.
+    """
+    prepared, options, given = _reopen(output, source=source, model=model, plan=plan, device=device)
+    return fill(
+        prepared, output, model=given, options=options, runner=runner, listener=listener, n_certified=n_certified
+    )
+
+
+def _reopen(
+    output: str,
+    *,
+    source: str | None,
+    model: str | torch.nn.Module | None,
+    plan: Mapping[str, Any] | None,
+    device: str | None,
+) -> tuple[Prepared, Options, str | torch.nn.Module]:
+    """Open an output with its source and model, and refuse any that is not its own."""
+    provenance = open_output(output).provenance
+    own = dict(provenance["plan"])
+    if plan is not None and (differing := differences(identity(plan), identity(own))):
+        raise ResumeError(f"the plan given is not the one of '{output}': {'; '.join(differing[:5])}. Start a new run.")
+    if source is not None:
+        own = {**own, "source": {**own["source"], "url": source}}
+    made = plan_from_json(own)
+    given = model if model is not None else made.model.spec
+    if isinstance(given, str) and given.startswith("<module "):
+        raise ResumeError(
+            f"'{output}' was made by a module given as an object, {given}, and it must be given again. "
+            "Call engine.resume(output, model=...)."
+        )
+    loaded = _same_model(output, made, given, weights=provenance.get("weights") if model is None else None)
+    volume = open_volume(made.source.url, axes=provenance.get("axes"))
+    found = fingerprint(volume)
+    if found != made.source.fingerprint:
+        raise ResumeError(
+            f"the source at '{made.source.url}' is not the one that '{output}' was made from: fingerprint "
+            f"{found[:12]} now, {made.source.fingerprint[:12]} then. Restore it, or start a new run."
+        )
+    options = Options(axes=provenance.get("axes"))
+    n_threads = max(FEWEST_THREADS, n_cpus() // made.n_workers)
+    prepared = Prepared(made, loaded, volume, pick_device(device), n_threads)
+    return prepared, options, given
+
+
+def _same_model(output: str, plan: Plan, given: str | torch.nn.Module, *, weights: str | None) -> Model:
+    has_weights = isinstance(given, str) and "@" not in given
+    loaded = load_model(given, weights=weights if has_weights else None)
+    if loaded.fingerprint != plan.model.fingerprint:
+        raise ResumeError(
+            f"the model '{loaded.spec}' is not the one that '{output}' was made by: fingerprint "
+            f"{loaded.fingerprint[:12]} now, {plan.model.fingerprint[:12]} then. Give the same code and weights, or "
+            "start a new run."
+        )
+    return loaded
+
+
+def verify(
+    output: str,
+    *,
+    source: str | None = None,
+    model: str | torch.nn.Module | None = None,
+    n_tiles: int = 8,
+    seed: int | None = None,
+    device: str | None = None,
+) -> Certificate:
+    """Recompute random tiles of an output on a shifted grid, and write the certificate into its attributes.
+
+    Raises:
+        VerifyError: If they differ by more than rounding, or no block is done yet.
+        ResumeError: If the model or the source is not the one of the output.
+    """
+    prepared, _, _ = _reopen(output, source=source, model=model, plan=None, device=device)
+    opened = open_output(output)
+    drawn = seed if seed is not None else int(datetime.now(UTC).timestamp())
+    certificate = certify(
+        prepared.plan, prepared.model, prepared.source, opened, n_tiles=n_tiles, seed=drawn, device=prepared.device
+    )
+    opened.record(certificate=certificate.to_json())
+    if not certificate.n_tiles:
+        raise VerifyError(f"no tile of '{output}' could be compared: none of its blocks there is done. Resume it first.")
+    broken = [f"'{name}' by up to {seams.max_difference:.3g}" for name, seams in certificate.outputs.items() if not seams.holds]
+    if broken:
+        raise VerifyError(
+            f"recomputed tiles differ from '{output}' beyond rounding: {', '.join(broken)} in {certificate.n_tiles} "
+            "tiles. The output was changed, or the model depends on something that the checks did not see: run it anew."
+        )
+    return certificate
+
+
+def status(output: str) -> Status:
+    """Return how an output stands. Reads its attributes and its ledger only."""
+    opened = open_output(output)
+    plan = plan_from_json(opened.provenance["plan"])
+    return Status(output, plan, opened.ledger.counts(), opened.ledger.failures(), opened.provenance)
