@@ -3,7 +3,8 @@
 Light is turned into stain, stain into blobs: optical density (Beer-Lambert), colour deconvolution to haematoxylin as
 a 1 x 1 convolution (Ruifrok & Johnston 2001, Anal Quant Cytol Histol 23:291), then the scale-normalised Hessian of
 Gaussians at the radii of nuclei (Lindeberg 1998, IJCV 30:79), of which the lesser curvature is kept: nuclei are round,
-fibres are not (Frangi 1998, MICCAI). All is pools, convolutions and pointwise work, so that the engine can prove its halo:
+fibres are not (Frangi 1998, MICCAI). All is pools, convolutions and pointwise work, so that the engine can prove its
+halo:
 
     engine check jobs/nuclei.py:nuclei
 """
@@ -55,7 +56,7 @@ class NucleusFinder(nn.Module):
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return ``probability`` (n, 1, y, x), float32, and ``label`` (n, y, x), uint8, for ``x`` (n, 3, y, x)."""
         density = -torch.log((x + 1.0) / 256.0)  # (n, 3, y, x), 0 where the glass is clear
-        density = F.avg_pool2d(density, POOL)  # (n, 3, y/2, x/2); unmixing is linear, so pool first: a quarter of the work
+        density = F.avg_pool2d(density, POOL)  # (n, 3, y/2, x/2): unmixing is linear, so it may come after
         stain = self.stain(density)  # (n, 2, y/2, x/2): haematoxylin, and all stain together
         haematoxylin, total = stain[:, :1].clamp(min=0.0), stain[:, 1:]
 

@@ -17,8 +17,8 @@ from typing import BinaryIO
 
 import numpy as np
 import openslide
-from numpy.typing import NDArray
 from nuclei import EOSIN, HAEMATOXYLIN
+from numpy.typing import NDArray
 from PIL import Image
 
 Pixels = NDArray[np.uint8]
@@ -78,7 +78,7 @@ class Tissue:
     def rows(self, top: int, bottom: int) -> Pixels:
         """Return rows ``top`` to ``bottom - 1`` by Beer-Lambert: stain absorbs, white light is 255 with a veil."""
         cover = self._cover.over(top, bottom)
-        eosin = cover * (0.35 + 0.12 * self._fibres(top, bottom) + 0.08 * self._clouds.over(top, bottom))
+        eosin = cover * (0.35 + 0.1 * self._fibres(top, bottom) + 0.1 * self._clouds.over(top, bottom))
         haematoxylin = cover * (0.06 + 0.12 * self._is_epithelium(self._epithelium.over(top, bottom)))
         self._draw_nuclei(haematoxylin, top)
         density = haematoxylin[..., None] * np.float32(HAEMATOXYLIN) + eosin.clip(0)[..., None] * np.float32(EOSIN)
@@ -116,14 +116,14 @@ class Tissue:
             np.maximum(patch, inside * stain * (0.8 + 0.2 * r), out=patch, casting="same_kind")
 
     def _fibres(self, top: int, bottom: int) -> NDArray[np.float32]:
-        """Return stroma in -1 to 1: waves of 12 um along x + y, bent by slow noise."""
-        bent = 5.0 * self._bend.over(top, bottom)
-        bent += (np.arange(top, bottom)[:, None] + 0.4 * np.arange(self.size)).astype(np.float32) / 4.0
+        """Return stroma in -1 to 1: waves of some 12 um, bent by slow noise and frayed by fast."""
+        bent = 14.0 * self._bend.over(top, bottom) + 1.5 * self._clouds.over(top, bottom)
+        bent += ((np.arange(top, bottom)[:, None] + 0.4 * np.arange(self.size)) / 6.0).astype(np.float32)
         return np.asarray(np.sin(bent))
 
     @cached_property
     def _cover(self) -> "Noise":
-        return Noise(self.size, max(self.size / 8, 256), seed=self.seed + 1, sharpness=6.0, above=-0.15)
+        return Noise(self.size, max(self.size / 8, 256), seed=self.seed + 1, sharpness=20.0, above=-0.15)
 
     @cached_property
     def _epithelium(self) -> "Noise":
@@ -267,7 +267,9 @@ def _write_directories(file: BinaryIO, directories: list[Directory]) -> None:
                 place = file.tell()
                 file.write(packed + b"\0" * (len(packed) % 2))
                 packed = struct.pack("<I", place)
-            entries.append(struct.pack("<HHI", tag, kind, len(values) // (2 if kind == 5 else 1)) + packed.ljust(4, b"\0"))
+            entries.append(
+                struct.pack("<HHI", tag, kind, len(values) // (2 if kind == 5 else 1)) + packed.ljust(4, b"\0")
+            )
         place = file.tell() + file.tell() % 2
         file.seek(place)
         file.write(struct.pack("<H", len(entries)) + b"".join(entries) + struct.pack("<I", 0))
