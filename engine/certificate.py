@@ -68,7 +68,9 @@ class Certificate:
         return {**asdict(self), "holds": self.holds}
 
 
-def certify(plan: Plan, model: Model, source: Volume, output: Output, *, n_tiles: int, seed: int, device: torch.device) -> Certificate:
+def certify(
+    plan: Plan, model: Model, source: Volume, output: Output, *, n_tiles: int, seed: int, device: torch.device
+) -> Certificate:
     """Recompute ``n_tiles`` tiles around seams of the output, and compare.
 
     Every tile lies on a grid shifted against the plan's, and has another shape where one is legal. Reads
@@ -80,13 +82,15 @@ def certify(plan: Plan, model: Model, source: Volume, output: Output, *, n_tiles
     found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {facts.name: [] for facts in plan.outputs}
     n_compared = n_skipped = 0
     for _ in range(n_tiles):
-        tiles = tuple(_place(tiling, plan_tiling, chance) for tiling, plan_tiling in zip(other.tilings, plan.tilings, strict=True))
+        tiles = tuple(
+            _place(tiling, plan_tiling, chance) for tiling, plan_tiling in zip(other.tilings, plan.tilings, strict=True)
+        )
         item = tuple(chance.randrange(axis.size) for axis in plan.batches)
         if not _is_done(plan, output, tiles, item):
             n_skipped += 1
             continue
         n_compared += 1
-        for name, pair in _compare(other, forward, source, output, tiles, item):
+        for name, pair in _compare(other, forward, source, output, tiles=tiles, item=item):
             found[name].append(pair)
     seams = {facts.name: _seams(plan, facts, found[facts.name]) for facts in plan.outputs}
     return Certificate(n_compared, n_skipped, other.tile_shape, seed, seams)
@@ -114,7 +118,8 @@ def _place(tiling: AxisTiling, planned: AxisTiling, chance: random.Random) -> Ax
     first = min(max(0, cut - back), kept - 1)
     (tile,) = tiling.tiles_over({name: (first, first + 1)})
     cores = {
-        output: (max(low, 0), min(high, tiling.kept[output])) for output, (low, high) in tiling.valid_at(tile.start).items()
+        output: (max(low, 0), min(high, tiling.kept[output]))
+        for output, (low, high) in tiling.valid_at(tile.start).items()
     }
     return tiling.tile_at(tile.start, cores)
 
@@ -135,7 +140,7 @@ def _is_done(plan: Plan, output: Output, tiles: tuple[AxisTile, ...], item: tupl
 
 
 def _compare(
-    plan: Plan, forward: Forward, source: Volume, output: Output, tiles: tuple[AxisTile, ...], item: tuple[int, ...]
+    plan: Plan, forward: Forward, source: Volume, output: Output, *, tiles: tuple[AxisTile, ...], item: tuple[int, ...]
 ) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:
     """Yield, per output, the recomputed voxels of one tile and the stored ones."""
     start = tuple(tile.start for tile in tiles)

@@ -101,7 +101,14 @@ def check(
     whole_shape, tile_shape = _shapes(geometry)
     n_tiles, outputs = _compare(loaded, geometry, whole_shape, tile_shape, device=pick_device(device))
     axes = tuple(
-        AxisCheck(output.name, axis, program.halo(output.name), program.jump(output.name), program.scale(output.name), legal_lengths(program))
+        AxisCheck(
+            output.name,
+            axis,
+            program.halo(output.name),
+            program.jump(output.name),
+            program.scale(output.name),
+            legal_lengths(program),
+        )
         for output in geometry.outputs
         for axis, program in enumerate(geometry.programs)
     )
@@ -161,7 +168,11 @@ def _compare(
         tilings.append(AxisTiling(str(axis), program, MODEL_EDGE, extent, length, block))
     origin = {output.name: (0,) * geometry.n_space for output in geometry.outputs}
     jobs = tile_jobs(
-        [t.tiles(0) for t in tilings], tile_shape=tile, read_start=(0,) * geometry.n_space, block_starts=origin, n_items=1
+        [t.tiles(0) for t in tilings],
+        tile_shape=tile,
+        read_start=(0,) * geometry.n_space,
+        block_starts=origin,
+        n_items=1,
     )
     forward = Forward(model.module, model.dtype, device, "float32", geometry.n_batch or 1)
     x = example(model, geometry, whole, batch_size=geometry.n_batch or 1)
@@ -175,5 +186,3 @@ def _compare(
         difference = float(np.abs(ours - theirs).max())
         checks.append(OutputCheck(name, difference, float(np.abs(theirs).max()), float(theirs.std())))
     return len(jobs), tuple(checks)
-
-

@@ -39,5 +39,3 @@ def open_worker(plan: Plan, model: Model, output_url: str, *, axes: str | None, 
     source = open_volume(plan.source.url, axes=axes)
     forward = Forward(model.module, model.dtype, device, plan.model.precision, plan.batch_size)
     return BlockWorker(plan, forward, source, dict(open_output(output_url).volumes))
-
-

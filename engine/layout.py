@@ -16,6 +16,7 @@ SMALLEST_LEVEL = {1: 1024, 2: 512, 3: 128}
 def describe_output(
     source: SourceFacts, tensor: OutputTensor, tilings: Sequence[AxisTiling], batches: Sequence[BatchAxis]
 ) -> OutputFacts:
+    """Return where and how one output of the model is stored: a shard per block, chunks that viewers like."""
     by_name = {axis.name: axis for axis in source.axes}
     axes = [by_name[axis.name] for axis in batches]
     shape, shard = [axis.size for axis in batches], [axis.block for axis in batches]
@@ -37,8 +38,14 @@ def describe_output(
         at = origin[[a.name for a in source.axes].index(tiling.name)]
         translation.append(at + _offset(tiling, tensor.name) * axis.spacing)
     return OutputFacts(
-        tensor.name, tuple(axes), tuple(shape), _stored(tensor.dtype), tuple(chunk), tuple(shard),
-        tensor.n_channels is not None, tuple(translation),
+        tensor.name,
+        tuple(axes),
+        tuple(shape),
+        _stored(tensor.dtype),
+        tuple(chunk),
+        tuple(shard),
+        tensor.n_channels is not None,
+        tuple(translation),
     )
 
 

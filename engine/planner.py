@@ -45,9 +45,7 @@ class Wishes:
     """Memory of the GPU that a worker may use; None on a CPU, where tiles share the worker's own."""
 
 
-def make_plan(
-    source: SourceFacts, model: ModelFacts, geometry: ModelGeometry, cost: TileCost, wishes: Wishes
-) -> Plan:
+def make_plan(source: SourceFacts, model: ModelFacts, geometry: ModelGeometry, cost: TileCost, wishes: Wishes) -> Plan:
     """Return the cheapest plan that fits the memory. Reads nothing and writes nothing.
 
     Raises:
@@ -56,7 +54,7 @@ def make_plan(
     _check_source(source, geometry, wishes)
     facts = _axis_facts(source, geometry, wishes)
     batches = _batches(source, facts, geometry, wishes)
-    chosen = _choose(source, geometry, cost, wishes, facts, batches)
+    chosen = _choose(source, geometry, cost, wishes, facts=facts, batches=batches)
     tilings = tuple(fact.tiling(tile=cut.tile, block=cut.block) for fact, cut in zip(facts, chosen, strict=True))
     batch_size = wishes.batch_size or geometry.n_batch or 1
     plan = Plan(
@@ -74,7 +72,7 @@ def make_plan(
         cost=cost,
         projection=Projection(wishes.base_bytes, 0, 0, 0, wishes.n_in_flight, 0),
         memory_limit=wishes.memory_limit,
-        notes=_notes(source, geometry, tilings, model),
+        notes=_notes(geometry, tilings, model),
     )
     projection = project(plan, base_bytes=wishes.base_bytes, is_on_device=wishes.device_bytes is not None)
     if projection.n_bytes * wishes.n_workers > wishes.memory_limit:
@@ -106,7 +104,9 @@ def _check_source(source: SourceFacts, geometry: ModelGeometry, wishes: Wishes) 
         raise PlanError(f"edges are given for {', '.join(unknown)}, and the space axes are {', '.join(space)}.")
     for given, what in ((wishes.tile, "tile"), (wishes.block, "block")):
         if given is not None and (len(given) not in (1, len(space)) or min(given) < 1):
-            raise PlanError(f"--{what} needs one positive length per space axis ({', '.join(space)}), or one for all, not {given}.")
+            raise PlanError(
+                f"--{what} needs one positive length per space axis ({', '.join(space)}), or one for all, not {given}."
+            )
 
 
 def _axis_facts(source: SourceFacts, geometry: ModelGeometry, wishes: Wishes) -> list[AxisFacts]:
@@ -129,6 +129,7 @@ def _choose(
     geometry: ModelGeometry,
     cost: TileCost,
     wishes: Wishes,
+    *,
     facts: Sequence[AxisFacts],
     batches: Sequence[BatchAxis],
 ) -> tuple[Cut, ...]:
@@ -209,9 +210,7 @@ def _batches(
     return tuple(reversed(found))
 
 
-def _notes(
-    source: SourceFacts, geometry: ModelGeometry, tilings: Sequence[AxisTiling], model: ModelFacts
-) -> tuple[str, ...]:
+def _notes(geometry: ModelGeometry, tilings: Sequence[AxisTiling], model: ModelFacts) -> tuple[str, ...]:
     notes = []
     for tiling in tilings:
         extent = tiling.extent
@@ -255,7 +254,7 @@ def project(plan: Plan, *, base_bytes: int, is_on_device: bool = False) -> Proje
 
 
 def shrink_tile(plan: Plan) -> Plan | None:
-    """Return the plan with the tile's longest axis about halved, blocks unchanged; None where it is shortest already."""
+    """Return the plan with the tile's longest axis about halved, blocks unchanged; None if it is shortest already."""
     order = sorted(range(len(plan.tilings)), key=lambda i: -plan.tilings[i].tile)
     for i in order:
         tiling = plan.tilings[i]

@@ -41,8 +41,12 @@ class BlockPredictor:
         with self._lock:
             if self._forward is None:
                 device, plan = pick_device(self.device), self.plan
-                self._forward = Forward(self.model.module, self.model.dtype, device, plan.model.precision, plan.batch_size)
-            held = self._forward.run(self._forward.upload(block), block_jobs(self.plan, index), block_shapes(self.plan, index))
+                self._forward = Forward(
+                    self.model.module, self.model.dtype, device, plan.model.precision, plan.batch_size
+                )
+            held = self._forward.run(
+                self._forward.upload(block), block_jobs(self.plan, index), block_shapes(self.plan, index)
+            )
             arrays = self._forward.download(held)
         found = {}
         for output in self.plan.outputs:
@@ -100,7 +104,12 @@ def predict(
     loaded = load_model(model, weights=weights)
     target = pick_device(device)
     wishes = Wishes(
-        memory_limit=available_bytes(), tile=tile, block=block, edges=edges, nan=nan, with_pyramid=False,
+        memory_limit=available_bytes(),
+        tile=tile,
+        block=block,
+        edges=edges,
+        nan=nan,
+        with_pyramid=False,
         base_bytes=min(BASE_BYTES, available_bytes() // 4),
     )
     plan = _plan(loaded, data, axes_from_names(names), wishes, device=target)

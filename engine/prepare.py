@@ -160,7 +160,13 @@ def _wishes(options: Options, volume: Volume, model: Model, *, n_workers: int, d
 
 
 def _cost(
-    model: Model, geometry: ModelGeometry, shape: tuple[int, ...], *, device: torch.device, precision: str, batch_size: int
+    model: Model,
+    geometry: ModelGeometry,
+    shape: tuple[int, ...],
+    *,
+    device: torch.device,
+    precision: str,
+    batch_size: int,
 ) -> TileCost:
     cost = cost_of(model, geometry, shape, device=device, precision=precision, batch_size=batch_size)
     voxels = prod(shape) * batch_size

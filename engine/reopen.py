@@ -137,8 +137,14 @@ def verify(
     )
     opened.record(certificate=certificate.to_json())
     if not certificate.n_tiles:
-        raise VerifyError(f"no tile of '{output}' could be compared: none of its blocks there is done. Resume it first.")
-    broken = [f"'{name}' by up to {seams.max_difference:.3g}" for name, seams in certificate.outputs.items() if not seams.holds]
+        raise VerifyError(
+            f"no tile of '{output}' could be compared: none of its blocks there is done. Resume it first."
+        )
+    broken = [
+        f"'{name}' by up to {seams.max_difference:.3g}"
+        for name, seams in certificate.outputs.items()
+        if not seams.holds
+    ]
     if broken:
         raise VerifyError(
             f"recomputed tiles differ from '{output}' beyond rounding: {', '.join(broken)} in {certificate.n_tiles} "

@@ -85,7 +85,12 @@ def run(
     """
     prepared = prepare(source, model, options or Options(), tell=tell)
     return run_prepared(
-        prepared, output, model=model, options=options or Options(), runner=runner, listener=listener,
+        prepared,
+        output,
+        model=model,
+        options=options or Options(),
+        runner=runner,
+        listener=listener,
         n_certified=n_certified,
     )
 
@@ -108,7 +113,9 @@ def run_prepared(
         provenance=_provenance(plan, options),
         n_tasks=plan.graph.n_tasks,
     )
-    return fill(prepared, output, model=model, options=options, runner=runner, listener=listener, n_certified=n_certified)
+    return fill(
+        prepared, output, model=model, options=options, runner=runner, listener=listener, n_certified=n_certified
+    )
 
 
 def _described(plan: Plan, facts: OutputFacts, source: Volume) -> Described:

@@ -83,8 +83,7 @@ class Budget:
 def unit_for(program: AxisProgram, extent: Extent, n_space: int) -> int:
     """Return the voxels that blocks of this axis are multiples of: near a chunk, and whole steps."""
     unit = UNITS.get(n_space, 64)
-    if extent.size < unit:
-        unit = extent.size
+    unit = min(unit, extent.size)
     granule = lcm(program.step, *(program.scale(output).denominator for output, _ in extent.kept))
     return -(-unit // granule) * granule
 

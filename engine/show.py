@@ -34,7 +34,11 @@ def plan_rows(plan: Plan) -> list[Row]:
         ("read / core", f"{plan.read_ratio:.3f} bytes"),
         ("memory a worker", f"{format_bytes(plan.projection.n_bytes)}: {_memory(plan)}"),
         ("workers", f"{plan.n_workers}, {format_bytes(plan.memory_limit)} in all"),
-        ("time", f"{_duration(plan.n_seconds)} of computing, by a probe of {1e-6 / max(plan.cost.seconds_per_voxel, 1e-15):.2f} Mvoxel/s"),
+        (
+            "time",
+            f"{_duration(plan.n_seconds)} of computing, by a probe of "
+            f"{1e-6 / max(plan.cost.seconds_per_voxel, 1e-15):.2f} Mvoxel/s",
+        ),
         *(("output", _output(plan, i)) for i in range(len(plan.outputs))),
         *(("note", note) for note in plan.notes),
     ]
@@ -100,8 +104,15 @@ def report_rows(report: Report) -> list[Row]:
         ("this run", f"{summary.n_done:,} stored, {summary.n_retried} retried, {summary.n_workers_lost} workers lost"),
         ("wall time", _duration(summary.seconds)),
         ("throughput", f"{summary.n_voxels / max(summary.seconds, 1e-9) / 1e6:.2f} M output voxels/s"),
-        ("read | compute | write", " | ".join(_duration(s) for s in (summary.read_seconds, summary.compute_seconds, summary.write_seconds))),
-        ("peak memory", f"{format_bytes(summary.peak_rss_bytes)} of the largest worker; {format_bytes(plan.projection.n_bytes)} projected"),
+        (
+            "read | compute | write",
+            " | ".join(_duration(s) for s in (summary.read_seconds, summary.compute_seconds, summary.write_seconds)),
+        ),
+        (
+            "peak memory",
+            f"{format_bytes(summary.peak_rss_bytes)} of the largest worker; "
+            f"{format_bytes(plan.projection.n_bytes)} projected",
+        ),
     ]
     if report.certificate is not None:
         rows += certificate_rows(report.certificate.to_json())
@@ -118,8 +129,8 @@ def certificate_rows(certificate: dict[str, object]) -> list[Row]:
         rows.append(
             (
                 f"  {name}",
-                f"max |difference| {seams['max_difference']:.3g} of {seams['largest']:.3g}, {int(seams['n_different']):,} "
-                f"of {int(seams['n_voxels']):,} voxels differ, std {seams['std']:.3g}",
+                f"max |difference| {seams['max_difference']:.3g} of {seams['largest']:.3g}, "
+                f"{int(seams['n_different']):,} of {int(seams['n_voxels']):,} voxels differ, std {seams['std']:.3g}",
             )
         )
     return rows
@@ -143,5 +154,3 @@ def print_rows(rows: Iterable[Row], *, title: str, console: Console | None = Non
     for what, how in rows:
         table.add_row(what, how)
     (console or Console()).print(table)
-
-

@@ -19,7 +19,9 @@ class Shrinking(nn.Module):
 
     def __init__(self, chance: random.Random, n_space: int, width: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(*(_random_layer(chance, n_space, width, first=i == 0) for i in range(chance.randint(2, 4))))
+        self.layers = nn.Sequential(
+            *(_random_layer(chance, n_space, width, first=i == 0) for i in range(chance.randint(2, 4)))
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.layers(x)

@@ -1,15 +1,15 @@
 """What lies beyond a volume's border: which source voxels fill a read that leaves the volume.
 
-    asked    [-3 ................. 11)         of an axis of 8
-    wrap      5 6 7 | 0 1 2 3 4 5 6 7 | 0 1 2
-    reflect   3 2 1 | 0 1 2 3 4 5 6 7 | 6 5 4
-    pole      2 1 0 | 0 1 2 3 4 5 6 7 | 7 6 5   rolled half way round the other axis
+asked    [-3 ................. 11)         of an axis of 8
+wrap      5 6 7 | 0 1 2 3 4 5 6 7 | 0 1 2
+reflect   3 2 1 | 0 1 2 3 4 5 6 7 | 6 5 4
+pole      2 1 0 | 0 1 2 3 4 5 6 7 | 7 6 5   rolled half way round the other axis
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import product
+from itertools import pairwise, product
 
 from engine.errors import EdgeError
 from engine.geometry.region import Region
@@ -112,7 +112,7 @@ def segments(edge: Edge, *, size: int, start: int, stop: int) -> list[Segment]:
 
 def _constant_segments(size: int, start: int, stop: int) -> Iterator[Segment]:
     cuts = [start, *sorted({min(max(cut, start), stop) for cut in (0, size)} - {start, stop}), stop]
-    for low, high in zip(cuts, cuts[1:], strict=False):
+    for low, high in pairwise(cuts):
         if high > low:
             yield Segment(low - start, (low, high), is_constant=high <= 0 or low >= size)
 

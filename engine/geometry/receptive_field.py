@@ -158,8 +158,8 @@ class AxisProgram:
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Return the program that :meth:`to_json` wrote."""
         nodes = []
-        for fields in value["nodes"]:
-            fields = {**fields, "sources": tuple(fields["sources"])}
+        for item in value["nodes"]:
+            fields = {**item, "sources": tuple(item["sources"])}
             nodes.append(NODE_KINDS[fields.pop("kind")](**fields))
         return cls(tuple(nodes), tuple((name, index) for name, index in value["outputs"]))
 
@@ -172,7 +172,8 @@ def _through(node: Node, sources: Sequence[Span]) -> Span:
     ((size, offset, length),) = grids
     source = Span(size, offset, length, max(s.start for s in sources), min(s.stop for s in sources))
     new_size, new_length = node.size(size), node.size(length)
-    assert new_size is not None and new_length is not None
+    assert new_size is not None
+    assert new_length is not None
     new_offset = offset * node.scale
     assert new_offset.denominator == 1
     first, last = int(new_offset), min(int(new_offset) + new_length, new_size)

@@ -138,7 +138,9 @@ class AxisTiling:
             reach = self.valid_at(start)
             cores = {}
             for output, (_, last) in intervals.items():
-                stop = max(done[output], min(reach[output][1], last)) if reach[output][0] <= done[output] else done[output]
+                stop = (
+                    max(done[output], min(reach[output][1], last)) if reach[output][0] <= done[output] else done[output]
+                )
                 cores[output] = (done[output], stop)
             if all(low == high for low, high in cores.values()):
                 raise PlanError(

@@ -49,7 +49,7 @@ class Forward:
         pin_arithmetic(self.device)
         self.module = self.module.to(self.device)
         is_cuda = self.device.type == "cuda"
-        self._streams = [torch.cuda.Stream(self.device) for _ in range(3)] if is_cuda else []
+        self._streams = [_stream(self.device) for _ in range(3)] if is_cuda else []
 
     def upload(self, block: np.ndarray) -> Held:
         """Bring a block's input (item, channel, *space), any numeric dtype, to the device. A view on a CPU."""
@@ -153,6 +153,10 @@ class Forward:
                 spare = self._spare[tuple(pinned.shape), pinned.dtype]
                 if len(spare) < 2:
                     spare.append(pinned)
+
+
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call, unused-ignore]
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from engine.geometry.model_geometry import ModelGeometry
 from engine.models.load import Model
 from engine.models.measure import Cost, measure, precision_context
 from engine.models.probe import probe
-from engine.models.trace import UnknownError, trace
+from engine.models.shadow import UnknownError
+from engine.models.trace import trace
 
 PROBE_LENGTHS = {1: 65536, 2: 512, 3: 64}
 """Length per axis of the tile that a model's cost is measured on, by number of space axes."""
@@ -56,7 +57,13 @@ def example(model: Model, geometry: ModelGeometry, shape: tuple[int, ...], *, ba
 
 
 def cost_of(
-    model: Model, geometry: ModelGeometry, shape: tuple[int, ...], *, device: torch.device, precision: str, batch_size: int
+    model: Model,
+    geometry: ModelGeometry,
+    shape: tuple[int, ...],
+    *,
+    device: torch.device,
+    precision: str,
+    batch_size: int,
 ) -> Cost:
     """Return what one call on a batch of tiles of ``shape`` costs on ``device``."""
     x = example(model, geometry, shape, batch_size=batch_size).to(device)

@@ -130,9 +130,7 @@ def reduce(shadows: Shadows, name: str, arguments: Mapping[str, Any], shape: tup
 
 def windowed(shadows: Shadows, source: Traced, shape: tuple[int, ...], nodes: Sequence[Node | None]) -> Traced:
     """Return the result of one node per space axis; None leaves the axis as it is."""
-    found = tuple(
-        source.nodes[axis] if node is None else shadows.add(axis, node) for axis, node in enumerate(nodes)
-    )
+    found = tuple(source.nodes[axis] if node is None else shadows.add(axis, node) for axis, node in enumerate(nodes))
     return Traced(source.labels, shape, found)
 
 
@@ -171,9 +169,7 @@ def convolution(shadows: Shadows, arguments: Mapping[str, Any], shape: tuple[int
             after = reach - before if padding == "same" else 0
         else:
             before = after = per_axis(padding, n, 0)[axis]
-        nodes.append(
-            Window((source.nodes[axis],), kernel[axis], stride[axis], before, after, dilation[axis])
-        )
+        nodes.append(Window((source.nodes[axis],), kernel[axis], stride[axis], before, after, dilation[axis]))
     return windowed(shadows, source, shape, [_unless_point(node) for node in nodes])
 
 
@@ -189,9 +185,7 @@ def transposed(shadows: Shadows, arguments: Mapping[str, Any], shape: tuple[int,
     kernel = list(arguments["weight"].shape[2:])
     stride, padding = per_axis(arguments.get("stride"), n, 1), per_axis(arguments.get("padding"), n, 0)
     extra, dilation = per_axis(arguments.get("output_padding"), n, 0), per_axis(arguments.get("dilation"), n, 1)
-    nodes = [
-        Transposed((source.nodes[a],), kernel[a], stride[a], padding[a], dilation[a], extra[a]) for a in range(n)
-    ]
+    nodes = [Transposed((source.nodes[a],), kernel[a], stride[a], padding[a], dilation[a], extra[a]) for a in range(n)]
     return windowed(shadows, source, shape, nodes)
 
 
@@ -208,7 +202,13 @@ def pool(
     is_ceil = bool(arguments.get("ceil_mode", False))
     nodes = [
         Window(
-            (source.nodes[a],), kernel[a], stride[a], padding[a], padding[a], dilation[a], is_ceil,
+            (source.nodes[a],),
+            kernel[a],
+            stride[a],
+            padding[a],
+            padding[a],
+            dilation[a],
+            is_ceil,
             smallest=kernel[a] if wants_kernel else 1,
         )
         for a in range(n)

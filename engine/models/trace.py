@@ -43,6 +43,7 @@ def trace(module: torch.nn.Module, *, n_channels: int, n_space: int, dtype: torc
         UnknownError: If an operation is not in the table.
         ModelError: If the model takes no input of this kind, or cannot be exported.
     """
+
     def walked(sizes: tuple[int, ...]) -> tuple[Shadows, ModelGeometry]:
         shadows, outputs = walk(_export(module, (2, n_channels, *sizes), dtype), n_space=n_space)
         return shadows, _geometry(shadows, outputs, n_channels=n_channels)
@@ -205,12 +206,15 @@ def _refuse(shadows: Shadows, name: str, arguments: Mapping[str, Any]) -> None:
     why, cure = ops.REFUSED[name]
     source = next(iter(ops.tensors(arguments)), None)
     dims = arguments.get("dims")
-    is_moved = name in ("flip", "roll") and source is not None and bool(dims)
-    if is_moved and all(source.labels[d] == "free" for d in ([dims] if isinstance(dims, int) else dims)):
+    if name in ("flip", "roll") and source is not None and dims and _are_free(source, dims):
         return
     if source is None and not name.startswith(("rand", "normal", "bernoulli")):
         return
     raise shadows.unbounded(why, cure)
+
+
+def _are_free(source: Traced, dims: int | list[int]) -> bool:
+    return all(source.labels[d] == "free" for d in ([dims] if isinstance(dims, int) else dims))
 
 
 def _name(target: Any) -> str:

@@ -1,7 +1,7 @@
 """A plan as a lazy dask array: one task per block, that takes the source's chunks it needs and no others."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, product
 from typing import Any
 from uuid import uuid4
@@ -49,24 +49,20 @@ def lazy_outputs(plan: Plan, source: "da.Array", compute: Compute) -> dict[str, 
     """
     name = f"engine-{uuid4().hex}"
     layer: dict[Any, Any] = {}
+    empty = ChunkedVolume(source.shape, source.dtype, ())
     for index in np.ndindex(plan.graph.counts):
         places = list(_chunks_for(plan, source, index))
         refs = List(*(TaskRef((source.name, *number)) for number, _ in places))
         regions = [region for _, region in places]
-        layer[(name, *index)] = Task((name, *index), _run, compute, index, source.shape, source.dtype, regions, refs)
+        layer[(name, *index)] = Task((name, *index), _run, compute, index, empty, regions, refs)
     graph = HighLevelGraph.from_collections(name, layer, dependencies=[source])  # type: ignore[list-item]
     return {output.name: _output(plan, output, graph, name) for output in plan.outputs}
 
 
 def _run(
-    compute: Compute,
-    index: tuple[int, ...],
-    shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-    regions: list[Region],
-    chunks: list[np.ndarray],
+    compute: Compute, index: tuple[int, ...], empty: ChunkedVolume, regions: list[Region], chunks: list[np.ndarray]
 ) -> dict[str, np.ndarray]:
-    return compute(index, ChunkedVolume(shape, dtype, tuple(zip(regions, chunks, strict=True))))
+    return compute(index, replace(empty, chunks=tuple(zip(regions, chunks, strict=True))))
 
 
 def _chunks_for(plan: Plan, source: "da.Array", index: tuple[int, ...]) -> list[tuple[tuple[int, ...], Region]]:
@@ -97,7 +93,11 @@ def _chunks_for(plan: Plan, source: "da.Array", index: tuple[int, ...]) -> list[
 def _meeting(lengths: tuple[int, ...], low: int, high: int) -> list[tuple[int, int, int]]:
     """Return the number, start and stop of the chunks of one axis that meet an interval."""
     stops = list(accumulate(lengths))
-    return [(i, stop - n, stop) for i, (n, stop) in enumerate(zip(lengths, stops, strict=True)) if stop > low and stop - n < high]
+    return [
+        (i, stop - n, stop)
+        for i, (n, stop) in enumerate(zip(lengths, stops, strict=True))
+        if stop > low and stop - n < high
+    ]
 
 
 def _output(plan: Plan, output: OutputFacts, graph: HighLevelGraph, blocks: str) -> "da.Array":
@@ -111,9 +111,7 @@ def _output(plan: Plan, output: OutputFacts, graph: HighLevelGraph, blocks: str)
         for axis, (i, n) in enumerate(zip(number, region.shape, strict=True)):
             lengths[axis][i] = n
         layer[(name, *number)] = Task((name, *number), _pick, TaskRef((blocks, *index)), output.name)
-    whole = HighLevelGraph(
-        layers={**graph.layers, name: layer}, dependencies={**graph.dependencies, name: {blocks}}
-    )
+    whole = HighLevelGraph(layers={**graph.layers, name: layer}, dependencies={**graph.dependencies, name: {blocks}})
     chunks = tuple(tuple(n for _, n in sorted(lengths[axis].items())) for axis in range(len(output.shape)))
     return da.Array(whole, name, chunks, dtype=np.dtype(output.dtype))
 

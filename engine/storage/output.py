@@ -47,7 +47,7 @@ class Output:
     volumes: Mapping[str, Volume]
     ledger: Ledger
 
-    def record(self, **facts: Any) -> None:
+    def record(self, **facts: object) -> None:
         """Add facts to the provenance, on disk. The driver alone calls this.
 
         Raises:
@@ -55,7 +55,7 @@ class Output:
         """
         try:
             group = zarr.open_group(self.url, mode="r+")
-            group.attrs[KEY] = {**dict(group.attrs[KEY]), **facts}  # type: ignore[arg-type]
+            group.attrs[KEY] = {**dict(group.attrs[KEY]), **facts}  # type: ignore[arg-type, dict-item]
         except OSError as error:
             raise arrays.write_error(error, where=f"the attributes of '{self.url}'") from error
 

@@ -15,12 +15,20 @@ from tests.oracle import ArrayVolume, Named, plan_for, run_in_memory, whole_run
 
 def _network(n_channels: int = 1, *, width: int = 3) -> nn.Module:
     torch.manual_seed(3)
-    return Named(
-        nn.Sequential(
-            nn.Conv2d(n_channels, width, 3, padding=1), nn.ELU(), nn.MaxPool2d(2), nn.Conv2d(width, width, 3, padding=1),
-            nn.Upsample(scale_factor=2, mode="bilinear"), nn.Conv2d(width, 2, 5, padding=2),
+    return (
+        Named(
+            nn.Sequential(
+                nn.Conv2d(n_channels, width, 3, padding=1),
+                nn.ELU(),
+                nn.MaxPool2d(2),
+                nn.Conv2d(width, width, 3, padding=1),
+                nn.Upsample(scale_factor=2, mode="bilinear"),
+                nn.Conv2d(width, 2, 5, padding=2),
+            )
         )
-    ).double().eval()
+        .double()
+        .eval()
+    )
 
 
 def _geometry(network: nn.Module, n_channels: int = 1):
