@@ -158,7 +158,16 @@ def _choose(
         )
         for i, fact in enumerate(facts)
     ]
-    return search(options, budget)
+    try:
+        return search(options, budget)
+    except PlanError as error:
+        circular = [fact.name for fact in facts if fact.program.is_circular and fact.edge.kind is not EdgeKind.WRAP]
+        if not circular:
+            raise
+        raise PlanError(
+            f"{error} The model's circular padding allows no tile short of the whole of {', '.join(circular)}: the "
+            f"edge 'wrap' does (--edge {circular[0]}=wrap)."
+        ) from error
 
 
 def _block_budget(left: int, wishes: Wishes) -> int:

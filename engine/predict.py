@@ -6,7 +6,6 @@ from math import prod
 from threading import Lock
 from typing import Any
 
-import dask.array as da
 import numpy as np
 import torch
 import xarray as xr
@@ -21,7 +20,7 @@ from engine.models.learn import cost_of, learn, probe_shape
 from engine.models.load import Model, load_model
 from engine.plan import ModelFacts, OutputFacts, Plan, SourceFacts, TileCost
 from engine.planner import Wishes, make_plan
-from engine.runtime.lazy import ChunkedVolume, lazy_outputs
+from engine.runtime.lazy import ChunkedVolume, LazyArray, as_lazy, lazy_outputs
 from engine.runtime.stitch import block_jobs, block_shapes, read_block
 
 
@@ -65,7 +64,7 @@ class BlockPredictor:
 
 def predict(
     model: str | torch.nn.Module,
-    array: "da.Array | xr.DataArray",
+    array: LazyArray | xr.DataArray,
     *,
     axes: str | None = None,
     edges: Mapping[str, Edge] | None = None,
@@ -100,7 +99,7 @@ def predict(
     if len(names) != array.ndim:
         raise UsageError(f"predict needs one axis name per dimension, not {names} for {array.shape}. Give axes='cyx'.")
     data = array.data if isinstance(array, xr.DataArray) else array
-    data = data if isinstance(data, da.Array) else da.from_array(data)
+    data = as_lazy(data)
     loaded = load_model(model, weights=weights)
     target = pick_device(device)
     wishes = Wishes(
@@ -119,7 +118,7 @@ def predict(
     return next(iter(outputs.values())) if len(outputs) == 1 else outputs
 
 
-def _plan(model: Model, data: "da.Array", axes: tuple[Axis, ...], wishes: Wishes, *, device: torch.device) -> Plan:
+def _plan(model: Model, data: LazyArray, axes: tuple[Axis, ...], wishes: Wishes, *, device: torch.device) -> Plan:
     channel, space = positions(axes, Role.CHANNEL), positions(axes, Role.SPACE)
     geometry = learn(model, n_channels=data.shape[channel[0]] if channel else 1, n_space=len(space))
     shape = probe_shape(geometry, tuple(data.shape[i] for i in space))
@@ -135,7 +134,7 @@ def _plan(model: Model, data: "da.Array", axes: tuple[Axis, ...], wishes: Wishes
     )
 
 
-def _labelled(plan: Plan, output: OutputFacts, lazy: "da.Array", array: xr.DataArray) -> xr.DataArray:
+def _labelled(plan: Plan, output: OutputFacts, lazy: LazyArray, array: xr.DataArray) -> xr.DataArray:
     """Return an output as a DataArray, with the coordinates of axes that it shares with the input."""
     dims = [axis.name for axis in output.axes]
     scaled = {t.name for t in plan.tilings if not _is_same_grid(t, output.name)}

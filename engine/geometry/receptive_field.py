@@ -24,7 +24,7 @@ from math import lcm
 from typing import Any, Self
 
 from engine.errors import ModelError
-from engine.geometry.nodes import NODE_KINDS, Interval, Node, Opaque, Span
+from engine.geometry.nodes import NODE_KINDS, Interval, Node, Opaque, Pad, Span
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,12 @@ class AxisProgram:
         probed = [node for i, node in enumerate(self.nodes) if i in self._needed and isinstance(node, Opaque)]
         jumps += [(node.jump / self._scales[node.sources[0]]).numerator for node in probed]
         return lcm(*jumps)
+
+    @property
+    def is_circular(self) -> bool:
+        """Whether a layer pads from the far side: only a tile of the whole axis can know its own padding."""
+        pads = [node for i, node in enumerate(self.nodes) if i in self._needed and isinstance(node, Pad)]
+        return any(pad.mode == "circular" and max(pad.before, pad.after) > 0 for pad in pads)
 
     def scale(self, output: str) -> Fraction:
         """Return the output voxels per input voxel."""

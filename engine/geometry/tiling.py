@@ -143,13 +143,22 @@ class AxisTiling:
                 )
                 cores[output] = (done[output], stop)
             if all(low == high for low, high in cores.values()):
-                raise PlanError(
-                    f"tile length {self.tile} along '{self.name}' is too short: no output voxel at {done} sees all it "
-                    f"needs. Use at least {self.shortest_tile}."
-                )
+                raise PlanError(self._why_stuck(done))
             found.append(self.tile_at(start, cores))
             done = {output: high for output, (_, high) in cores.items()}
         return tuple(found)
+
+    def _why_stuck(self, done: Mapping[str, int]) -> str:
+        if self.program.is_circular and self.edge.kind is not EdgeKind.WRAP:
+            return (
+                f"axis '{self.name}' has the edge '{self.edge.kind}', and the model's circular padding takes what lies "
+                f"beyond a border from the far side: no tile short of all {self.extent.extended} voxels equals the "
+                f"whole run, and this one has {self.tile}. Use the edge 'wrap' (--edge {self.name}=wrap), or one tile."
+            )
+        return (
+            f"tile length {self.tile} along '{self.name}' is too short: no output voxel at {dict(done)} sees all it "
+            f"needs. Use at least {self.shortest_tile}."
+        )
 
     def _start_for(self, output: str, first: int) -> int:
         """Return the rightmost start whose tile may decide kept voxel ``first``."""

@@ -39,6 +39,15 @@ class ChunkedVolume:
         return voxels
 
 
+LazyArray = da.Array
+"""What a lazy volume is, for those who do not know dask."""
+
+
+def as_lazy(array: "da.Array | np.ndarray") -> "da.Array":
+    """Return a dask array as it is, and any other array behind one. Nothing is copied or computed."""
+    return array if isinstance(array, da.Array) else da.from_array(array)
+
+
 def lazy_outputs(plan: Plan, source: "da.Array", compute: Compute) -> dict[str, "da.Array"]:
     """Return every output as a dask array with the plan's blocks for chunks. Lazy: nothing is read.
 
