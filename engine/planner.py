@@ -161,7 +161,7 @@ def _choose(
     try:
         return search(options, budget)
     except PlanError as error:
-        circular = [fact.name for fact in facts if fact.program.is_circular and fact.edge.kind is not EdgeKind.WRAP]
+        circular = [fact.name for fact in facts if fact.program.is_circular and fact.edge.kind is EdgeKind.MODEL]
         if not circular:
             raise
         raise PlanError(

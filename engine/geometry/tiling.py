@@ -19,7 +19,7 @@ from fractions import Fraction
 from functools import cached_property
 
 from engine.errors import PlanError
-from engine.geometry.edges import Edge
+from engine.geometry.edges import Edge, EdgeKind
 from engine.geometry.extent import Extent
 from engine.geometry.nodes import Interval
 from engine.geometry.receptive_field import AxisProgram
@@ -149,7 +149,7 @@ class AxisTiling:
         return tuple(found)
 
     def _why_stuck(self, done: Mapping[str, int]) -> str:
-        if self.program.is_circular and self.edge.kind is not EdgeKind.WRAP:
+        if self.program.is_circular and self.edge.kind is EdgeKind.MODEL:
             return (
                 f"axis '{self.name}' has the edge '{self.edge.kind}', and the model's circular padding takes what lies "
                 f"beyond a border from the far side: no tile short of all {self.extent.extended} voxels equals the "
