@@ -1,0 +1,226 @@
+"""Real volumes and trained networks beside the repository, each with a twin that needs neither."""
+
+import json
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+DATA = Path(__file__).parents[1].parent / "shared" / "data"
+MESHNETS = {"meshnet_model11_gw_ae": 255.0, "meshnet_model20chan3cls": 127.0}
+"""Trained networks, and the intensity of the real T1 that each wants as 1: its largest, or its 98th percentile."""
+
+SLIDE = "slide/CMU-1-Small-Region.svs"
+CT = "ct/totalsegmentator_example_ct.nii.gz"
+T1 = "ct/t1_brain.nii.gz"
+ERA5 = "climate/era5_tl31_19590102T00.nc"
+PYQG_LAYERS = ((128, 5), (64, 5), (32, 3), (32, 3), (32, 3), (32, 3), (32, 3), (1, 3))
+"""Channels and kernel of each layer of the published subgrid-forcing network; it takes 2 channels."""
+
+
+def real(path: str) -> Path:
+    """Return the path of a file of the sample data, or skip the test."""
+    found = DATA / path
+    if not found.exists():
+        pytest.skip(f"needs the real volumes beside the repository: {found} is not there")
+    return found
+
+
+class MeshNet(nn.Module):
+    """A chain of dilated 3 x 3 x 3 convolutions (Fedorov et al. 2017); intensities in, class scores out."""
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        dilations: Sequence[int],
+        n_classes: int,
+        activation: Callable[[], nn.Module],
+        full: float = 255.0,
+    ) -> None:
+        super().__init__()
+        self.full = full
+        channels = [1] + [width] * len(dilations)
+        layers: list[nn.Module] = []
+        for (c_in, c_out), d in zip(pairwise(channels), dilations, strict=True):
+            layers += [nn.Conv3d(c_in, c_out, 3, padding=d, dilation=d), activation()]
+        self.layers = nn.Sequential(*layers, nn.Conv3d(width, n_classes, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x / self.full)
+
+
+class Labels(nn.Module):
+    """The class of the greatest score, without a channel axis, as uint8."""
+
+    def __init__(self, scores: nn.Module) -> None:
+        super().__init__()
+        self.scores = scores
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.scores(x).argmax(dim=1).to(torch.uint8)
+
+
+def meshnet(name: str) -> MeshNet:
+    """Return a trained MeshNet from its Keras-JS layout: model.json, and model.bin in channels-last float32."""
+    folder = real(f"models/{name}")
+    described = json.loads((folder / "model.json").read_text())
+    layers = described["modelTopology"]["model_config"]["config"]["layers"]
+    convolutions = [layer["config"] for layer in layers if layer["class_name"] == "Conv3D"]
+    activation = next(layer["config"]["activation"] for layer in layers if layer["class_name"] == "Activation")
+    network = MeshNet(
+        width=convolutions[0]["filters"],
+        dilations=[one["dilation_rate"][0] for one in convolutions[:-1]],
+        n_classes=convolutions[-1]["filters"],
+        activation={"relu": nn.ReLU, "elu": nn.ELU}[activation],
+        full=MESHNETS[name],
+    )
+    raw = np.fromfile(folder / "model.bin", "<f4")
+    targets = [module for module in network.layers if isinstance(module, nn.Conv3d)]
+    at = 0
+    for entry in (entry for manifest in described["weightsManifest"] for entry in manifest["weights"]):
+        n = int(np.prod(entry["shape"]))
+        values = torch.from_numpy(raw[at : at + n].reshape(entry["shape"]).copy())
+        stem, kind = entry["name"].split("/")
+        conv = targets[[one["name"] for one in convolutions].index(stem)]
+        with torch.no_grad():
+            if kind == "kernel":
+                conv.weight.copy_(values.permute(4, 3, 0, 1, 2))
+            else:
+                conv.bias.copy_(values)
+        at += n
+    assert at == len(raw), f"{folder}: {len(raw) - at} weights are left over"
+    return network.eval()
+
+
+def meshnet_twin(*, seed: int = 0) -> MeshNet:
+    """Return a small MeshNet with random weights."""
+    torch.manual_seed(seed)
+    network = MeshNet(width=5, dilations=(1, 2, 4, 2, 1), n_classes=3, activation=nn.ELU)
+    with_statistics(network)
+    return network.eval()
+
+
+class Pyqg(nn.Module):
+    """The subgrid-forcing network of m2lines: circular convolutions, ReLU, batch norm.
+
+    As published its last layer was left zero-padded, and the mean over the whole domain is taken off what it gives.
+    """
+
+    def __init__(self, *, layers: Sequence[tuple[int, int]] = PYQG_LAYERS, is_published: bool = False) -> None:
+        super().__init__()
+        self.is_published = is_published
+        channels = [2, *(c for c, _ in layers)]
+        modules: list[nn.Module] = []
+        for i, ((c_in, c_out), (_, k)) in enumerate(zip(pairwise(channels), layers, strict=True)):
+            is_last = i == len(layers) - 1
+            padding = "zeros" if is_last and is_published else "circular"
+            modules.append(nn.Conv2d(c_in, c_out, k, padding="same", padding_mode=padding))
+            modules += [] if is_last else [nn.ReLU(), nn.BatchNorm2d(c_out)]
+        self.layers = nn.Sequential(*modules)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.layers(x)
+        return y - y.mean(dim=(1, 2, 3), keepdim=True) if self.is_published else y
+
+
+def pyqg(number: int = 0, *, is_published: bool = False) -> Pyqg:
+    """Return the trained network, all its layers circular unless asked for as published."""
+    network = Pyqg(is_published=is_published)
+    path = real(f"models/pyqg_fcnn/{number}/weights.pt")
+    network.layers.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+    return network.eval()
+
+
+def pyqg_twin(*, is_published: bool = False) -> Pyqg:
+    """Return a small network of the same make with random weights and statistics."""
+    torch.manual_seed(3)
+    network = Pyqg(layers=((6, 5), (5, 3), (4, 3), (1, 3)), is_published=is_published)
+    with_statistics(network)
+    return network.eval()
+
+
+def with_statistics(network: nn.Module) -> None:
+    """Draw weights that keep a signal's variance, and running statistics other than 0 and 1."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out" if module.transposed else "fan_in")
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 2.0)
+
+
+class UNet(nn.Module):
+    """A U-Net: two convolutions with batch norm at each level, a max-pool by ``strides[i]`` between levels."""
+
+    def __init__(
+        self,
+        *,
+        n_space: int,
+        n_in: int,
+        n_out: int,
+        width: int,
+        strides: Sequence[Sequence[int]],
+        up: str = "transposed",
+    ) -> None:
+        super().__init__()
+        self.strides = [tuple(stride) for stride in strides]
+        self.up = up
+        self.mode = {2: "bilinear", 3: "trilinear"}[n_space] if up == "linear" else up
+        widths = [width * 2**i for i in range(len(strides) + 1)]
+        transposed = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}[n_space]
+        conv = {2: nn.Conv2d, 3: nn.Conv3d}[n_space]
+        self.pools = nn.ModuleList({2: nn.MaxPool2d, 3: nn.MaxPool3d}[n_space](stride) for stride in self.strides)
+        self.downs = nn.ModuleList(_two(n_space, a, b) for a, b in pairwise([n_in, *widths]))
+        self.ups = nn.ModuleList(
+            transposed(b, a, stride, stride=stride) if up == "transposed" else conv(b, a, 1)
+            for (a, b), stride in zip(pairwise(widths), self.strides, strict=True)
+        )
+        self.joins = nn.ModuleList(_two(n_space, 2 * a, a) for a in widths[:-1])
+        self.head = conv(width, n_out, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        skips = []
+        for down, pool in zip(self.downs, self.pools, strict=False):
+            skips.append(down(x))
+            x = pool(skips[-1])
+        x = self.downs[-1](x)
+        for i in reversed(range(len(skips))):
+            if self.up != "transposed":
+                factors = [float(s) for s in self.strides[i]]
+                is_linear = self.up == "linear"
+                x = F.interpolate(x, scale_factor=factors, mode=self.mode, align_corners=False if is_linear else None)
+            x = self.joins[i](torch.cat([self.ups[i](x), skips[i]], dim=1))
+        return self.head(x)
+
+
+def _two(n_space: int, c_in: int, c_out: int) -> nn.Sequential:
+    conv: Any = {2: nn.Conv2d, 3: nn.Conv3d}[n_space]
+    norm: Any = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[n_space]
+    layers = [conv(c_in, c_out, 3, padding=1), norm(c_out), nn.ReLU()]
+    return nn.Sequential(*layers, conv(c_out, c_out, 3, padding=1), norm(c_out), nn.ReLU())
+
+
+def unet(*, seed: int = 0, **shape: Any) -> UNet:
+    """Return a U-Net with random weights and statistics, in eval mode; see :class:`UNet`."""
+    torch.manual_seed(seed)
+    network = UNet(**shape)
+    with_statistics(network)
+    return network.eval()
+
+
+class Scaled(nn.Module):
+    """A network on intensities taken to about one: (x - shift) / scale before it."""
+
+    def __init__(self, network: nn.Module, *, shift: float, scale: float) -> None:
+        super().__init__()
+        self.network, self.shift, self.scale = network, shift, scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.network((x - self.shift) / self.scale)
