@@ -51,22 +51,22 @@ class NucleusFinder(nn.Module):
         # Gaussians add in squares, so that each blur goes on from the last.
         steps = [(b**2 - a**2) ** 0.5 for a, b in pairwise([0.0, *self.sigmas])]
         self.blurs = nn.ModuleList(_gaussian(sigma) for sigma in steps)
-        self.curvature = _curvature()
+        self.curvatures = nn.ModuleList(_curvature(sigma) for sigma in self.sigmas)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return ``probability`` (n, 1, y, x), float32, and ``label`` (n, y, x), uint8, for ``x`` (n, 3, y, x)."""
-        density = -torch.log((x + 1.0) / 256.0)  # (n, 3, y, x), 0 where the glass is clear
+        density = -torch.log((x.clamp(0.0, 255.0) + 1.0) / 256.0)  # (n, 3, y, x), 0 where the glass is clear
         density = F.avg_pool2d(density, POOL)  # (n, 3, y/2, x/2): unmixing is linear, so it may come after
         stain = self.stain(density)  # (n, 2, y/2, x/2): haematoxylin, and all stain together
         haematoxylin, total = stain[:, :1].clamp(min=0.0), stain[:, 1:]
 
         blurred, blobs = haematoxylin, []
-        for sigma, blur in zip(self.sigmas, self.blurs, strict=True):
+        for blur, curvature in zip(self.blurs, self.curvatures, strict=True):
             blurred = blur(blurred)  # (n, 1, y/2, x/2)
-            blobs.append(sigma**2 * _roundness(self.curvature(blurred)))
+            blobs.append(_roundness(curvature(blurred)))
         blob = torch.maximum(blobs[0], torch.maximum(blobs[1], blobs[2]))
-        is_blob = torch.sigmoid((blob - 0.06) * 80.0)  # a disc of density 1 above its surround answers 1/e
-        is_dark = torch.sigmoid((self.blurs[0](haematoxylin) - 0.4) * 20.0)
+        is_blob = torch.sigmoid((blob - 0.06) * 40.0)  # a disc of density 1 above its surround answers 1/e
+        is_dark = torch.sigmoid((self.blurs[0](haematoxylin) - 0.4) * 12.0)
         probability = F.interpolate(is_blob * is_dark, scale_factor=POOL, mode="bilinear")  # (n, 1, y, x)
 
         total = F.avg_pool2d(total, TISSUE_POOL)  # (n, 1, y/16, x/16)
@@ -97,12 +97,17 @@ def _roundness(curvature: torch.Tensor) -> torch.Tensor:
     return -0.5 * (xx + yy + torch.sqrt((xx - yy) ** 2 + 4.0 * xy**2))
 
 
-def _curvature() -> nn.Conv2d:
-    """Return the second differences along x, y, and both: the Hessian."""
+def _curvature(sigma: float) -> nn.Conv2d:
+    """Return the Hessian times sigma squared: second differences along x, y, and both.
+
+    They are taken over about sigma, not over one voxel, so that rounding is not magnified by sigma squared.
+    """
+    step = round(sigma)
     xx = torch.tensor([[0.0, 0.0, 0.0], [1.0, -2.0, 1.0], [0.0, 0.0, 0.0]])
     xy = torch.tensor([[0.25, 0.0, -0.25], [0.0, 0.0, 0.0], [-0.25, 0.0, 0.25]])
-    layer = nn.Conv2d(1, 3, 3, padding=1, padding_mode="replicate", bias=False)
-    layer.weight = nn.Parameter(torch.stack([xx, xx.T, xy])[:, None], requires_grad=False)
+    layer = nn.Conv2d(1, 3, 3, padding=step, dilation=step, padding_mode="replicate", bias=False)
+    weight = torch.stack([xx, xx.T, xy])[:, None] * (sigma / step) ** 2
+    layer.weight = nn.Parameter(weight, requires_grad=False)
     return layer
 
 

@@ -20,7 +20,7 @@ from engine.models.load import load_model  # noqa: E402
 from engine.models.trace import trace  # noqa: E402
 from engine.storage.output import open_output  # noqa: E402
 
-HALO, JUMP = 40, 16
+HALO, JUMP = 46, 16
 
 
 @pytest.fixture(scope="module")
