@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.table import Table
 
+from engine.check import Check
 from engine.geometry.model_geometry import ModelGeometry
 from engine.geometry.receptive_field import AxisProgram
 from engine.memory import format_bytes
@@ -144,6 +145,25 @@ def status_rows(status: Status) -> list[Row]:
     if certificate:
         rows += certificate_rows(certificate)
     return rows + [(f"block {task}", reason) for task, reason in list(status.failures.items())[:20]]
+
+
+def print_check(found: Check) -> None:
+    """Print what a model needs per output and axis, and how tiles compared with the whole."""
+    table = Table(title=f"{found.spec}: {found.geometry.evidence}", title_justify="left")
+    for column in ("output", "axis", "halo before + after", "jump", "scale", "legal sizes"):
+        table.add_column(column)
+    for one in found.axes:
+        before, after = one.halo
+        table.add_row(one.output, str(one.axis), f"{before} + {after}", str(one.jump), str(one.scale), one.legal)
+    console = Console()
+    console.print(table)
+    whole, tile = (" x ".join(map(str, shape)) for shape in (found.whole_shape, found.tile_shape))
+    rows = [("compared", f"{found.n_tiles} tiles of {tile} with one pass over {whole}, random input")]
+    rows += [
+        (f"  {one.output}", f"max |tile - whole| {one.max_difference:.3g} of {one.largest:.3g}, std {one.std:.3g}")
+        for one in found.outputs
+    ]
+    print_rows(rows, title="", console=console)
 
 
 def print_rows(rows: Iterable[Row], *, title: str, console: Console | None = None) -> None:

@@ -15,7 +15,7 @@ FLOORS = (  # lowest first; those in one row stand beside each other
     {"search", "plan", "plan_json", "planner", "layout"},
     {"runtime"},
     {"factory", "prepare", "certificate", "run", "predict", "check", "runner", "reopen", "__init__"},
-    {"show"},
+    {"show", "cli_options", "cli_errors"},
     {"cli", "__main__"},
 )
 HEIGHT = {part: height for height, parts in enumerate(FLOORS) for part in parts}
@@ -26,7 +26,7 @@ HOMES = {  # a library, and the files and folders that may import it
     "dask": {"runtime/schedule.py", "runtime/graph.py", "runtime/lazy.py"},
     "ray": {"runtime/actors.py"},
     "zarr": {"storage"},
-    "typer": {"cli.py"},
+    "typer": {"cli.py", "cli_options.py"},
 }
 LATE = {"torch._subclasses.fake_tensor"}  # private in all releases of torch: kept in one function
 EMPTY = {"utils", "util", "common", "base", "helpers", "misc"}  # names that say nothing
