@@ -29,7 +29,10 @@ def make(part: Part) -> torch.nn.Module:
     if isinstance(factory, torch.nn.Module):
         return factory
     if not callable(factory):
-        raise ModelError(f"'{part.factory}' of '{part.location}' must be a function or class, not {factory!r}.")
+        raise ModelError(
+            f"'{part.factory}' of '{part.location}' must be a function or class, not {factory!r}. "
+            "Name what makes the network."
+        )
     try:
         module = factory()
     except (Exception, SystemExit) as error:
@@ -38,7 +41,8 @@ def make(part: Part) -> torch.nn.Module:
         ) from error
     if not isinstance(module, torch.nn.Module):
         raise ModelError(
-            f"factory '{part.factory}' of '{part.location}' must return a torch.nn.Module, not {described(module)}."
+            f"factory '{part.factory}' of '{part.location}' must return a torch.nn.Module, not {described(module)}. "
+            "Return the network itself."
         )
     return module
 

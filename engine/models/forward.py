@@ -184,8 +184,14 @@ def pick_device(name: str | None = None) -> torch.device:
     """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
+        raise ModelError(f"the device must be cpu, cuda or cuda:NUMBER, not '{name}'. Use --device cpu or cuda.")
+    if kind == "cuda" and not torch.cuda.is_available():
         raise ModelError(f"device '{name}' was asked for, and torch sees no GPU here. Use --device cpu.")
+    if number and int(number) >= torch.cuda.device_count():
+        n_gpus = torch.cuda.device_count()
+        raise ModelError(f"device '{name}' was asked for, and there are {n_gpus} GPUs. Use --device cuda:{n_gpus - 1}.")
     return torch.device(name)
 
 

@@ -76,7 +76,7 @@ class Shadows:
 
     def unbounded(self, why: str, cure: str) -> UnboundedError:
         """Return the error that names the submodule at fault."""
-        return UnboundedError(f"the model cannot be tiled exactly: {self.place} {why}. {cure}")
+        return UnboundedError(f"the model cannot be tiled exactly: {self.place} {why}. {cure}.")
 
     def unknown(self, name: str) -> UnknownError:
         """Return the error for an operation outside the table."""
