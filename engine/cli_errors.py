@@ -49,7 +49,8 @@ def _usage(error: BaseException) -> str:
     context = getattr(error, "ctx", None)
     command = getattr(context, "command_path", "engine")
     advice = f"See '{command} --help'."
-    if type(error).__name__ == "NoArgsIsHelpError":
+    if context is not None and type(error).__name__ == "NoArgsIsHelpError":
+        sys.stdout.write(f"{context.get_help()}\n")
         return f"'{command}' needs a command. {advice}"
     option = getattr(error, "option_name", None)
     if option and type(error).__name__ == "NoSuchOption":

@@ -8,7 +8,7 @@ import numpy as np
 
 from engine.errors import PlanError
 from engine.geometry.axes import Role, positions
-from engine.geometry.edges import MODEL_EDGE, Edge, EdgeKind
+from engine.geometry.edges import MODEL_EDGE, Edge, EdgeKind, check_edges
 from engine.geometry.extent import extend
 from engine.geometry.model_geometry import ModelGeometry
 from engine.geometry.tiling import AxisTiling
@@ -101,11 +101,17 @@ def _check_source(source: SourceFacts, geometry: ModelGeometry, wishes: Wishes) 
         raise PlanError(f"the source must hold numbers, not {source.dtype}, in {source.url}. Convert it first.")
     unknown = sorted(set(wishes.edges or {}) - set(space))
     if unknown:
-        raise PlanError(f"edges are given for {', '.join(unknown)}, and the space axes are {', '.join(space)}.")
+        raise PlanError(
+            f"edges are given for {', '.join(unknown)}, and the space axes are {', '.join(space)} in {source.url}. "
+            f"Name one of these, as {space[-1]}=wrap."
+        )
+    sizes = [source.shape[i] for i in positions(source.axes, Role.SPACE)]
+    check_edges([(wishes.edges or {}).get(name, MODEL_EDGE) for name in space], names=space, shape=sizes)
     for given, what in ((wishes.tile, "tile"), (wishes.block, "block")):
         if given is not None and (len(given) not in (1, len(space)) or min(given) < 1):
             raise PlanError(
-                f"--{what} needs one positive length per space axis ({', '.join(space)}), or one for all, not {given}."
+                f"--{what} needs one positive length per space axis ({', '.join(space)}), or one for all, not {given}. "
+                f"Give it as {','.join(['64'] * len(space))}."
             )
 
 

@@ -167,6 +167,28 @@ def pieces(edges: Sequence[Edge], *, names: Sequence[str], shape: Sequence[int],
             yield _piece(parts, is_odd=True)
 
 
+def check_edges(edges: Sequence[Edge], *, names: Sequence[str], shape: Sequence[int]) -> None:
+    """Refuse edges that no read beyond the border could keep.
+
+    Args:
+        edges: The rule of each space axis.
+        names: The name of each space axis.
+        shape: The source's voxels per space axis.
+
+    Raises:
+        EdgeError: If a pole's ``around`` axis is missing, is its own, or has an odd number of columns, or an axis is
+            too short to be mirrored.
+    """
+    for axis in _pole_axes(edges):
+        _around(edges, names, shape, axis=axis)
+    for edge, name, size in zip(edges, names, shape, strict=True):
+        if edge.kind in (EdgeKind.REFLECT, EdgeKind.POLE):
+            try:
+                _locate(edge, size=size, position=-1)
+            except EdgeError as error:
+                raise EdgeError(f"axis '{name}' cannot keep edge '{edge.kind}': {error}") from error
+
+
 def _pole_axes(edges: Sequence[Edge]) -> list[int]:
     return [i for i, edge in enumerate(edges) if edge.kind is EdgeKind.POLE]
 
@@ -174,8 +196,12 @@ def _pole_axes(edges: Sequence[Edge]) -> list[int]:
 def _around(edges: Sequence[Edge], names: Sequence[str], shape: Sequence[int], *, axis: int) -> int:
     """Return which axis the pole on ``axis`` rolls."""
     edge = edges[axis]
-    if edge.around not in names:
-        raise EdgeError(f"the pole on axis '{names[axis]}' must name the axis it rolls, not {edge.around}: {names}")
+    if edge.around not in names or edge.around == names[axis]:
+        others = [name for name in names if name != names[axis]]
+        raise EdgeError(
+            f"the pole on axis '{names[axis]}' must name the axis it rolls, one of {others}, not {edge.around!r}. "
+            f"Write {names[axis]}=pole:{others[0] if others else 'lon'}."
+        )
     around = names.index(edge.around)
     if shape[around] % 2:
         raise EdgeError(

@@ -20,6 +20,9 @@ LONGEST_TRY = 300
 MODULI = (*(2**k for k in range(8)), *(n for n in range(3, 101) if n & (n - 1)))
 """Distances between legal lengths, powers of two first: where one is a period, so is no other but its divisors."""
 
+DEFECTS = (AttributeError, NameError, ImportError, OSError)
+"""What a model raises whatever its input's shape: no other length needs to be tried."""
+
 Takes = Callable[[tuple[int, ...]], bool]
 """Whether the model runs on an input of this shape."""
 
@@ -176,6 +179,11 @@ def _trial(module: torch.nn.Module, dtype: torch.dtype, device: torch.device, fa
                 outputs = module(torch.zeros(shape, dtype=dtype, device=device))
         except ModelError:
             raise
+        except DEFECTS as error:
+            if device.type != "meta":
+                raise ModelError(f"the model fails at any size: {one_line(error)}. Correct its forward.") from error
+            failures.append(one_line(error))
+            return False
         except Exception as error:  # noqa: BLE001 -- whatever a user's module raises means "not this shape"
             failures.append(one_line(error))
             return False

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from engine.errors import ModelError
+from engine.errors import EngineError, ModelError
 from engine.geometry.model_geometry import ModelGeometry, OutputTensor
 from engine.geometry.receptive_field import AxisProgram
 from engine.models import operations as ops
@@ -91,11 +91,15 @@ def _legal_sizes(module: torch.nn.Module, *, n_channels: int, n_space: int, dtyp
     for sizes in _candidates(module, n_space):
         try:
             _run_fake(module, (2, n_channels, *sizes), dtype)
-        except Exception as error:  # noqa: BLE001 -- whatever a user's module raises means "not this size"
+        except EngineError:
+            raise
+        except Exception as error:  # whatever a user's module raises means "not this size"
+            if type(error).__name__.startswith("DataDependent"):
+                raise UnknownError("its code depends on its voxels' values. The engine can still probe it.") from error
             first_error = first_error or error
         else:
             return sizes
-    reason = " ".join(str(first_error).split())[:200]
+    reason = " ".join(str(first_error).split())[:200].rstrip(". ")
     raise ModelError(
         f"the model takes no input of (batch, {n_channels} channels, {n_space} space axes) at lengths near "
         f"{BASES[0]}: {reason}. Check its channels and axes."
