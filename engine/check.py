@@ -16,7 +16,7 @@ from engine.geometry.tiling import AxisTiling, legal_tile, shortest_tile
 from engine.models.checks import check_dye
 from engine.models.culprit import check_determinism
 from engine.models.forward import Forward, pick_device
-from engine.models.learn import example, learn
+from engine.models.learn import blamed_on, example, learn
 from engine.models.load import Model, load_model
 from engine.models.shift import check_equivariance
 from engine.models.subject import meet
@@ -86,20 +86,21 @@ def check(
         ModelError: If it cannot be loaded or tiled; the submodule at fault is named, with the way out.
     """
     loaded = load_model(model, weights=weights)
-    tell("meeting the model")
-    if n_space is None or n_channels is None:
-        subject = meet(loaded.module, dtype=loaded.dtype, n_space=n_space, n_channels=n_channels)
-        n_space, n_channels = subject.n_space, subject.n_channels
-    tell("tracing its graph")
-    geometry = learn(loaded, n_channels=n_channels, n_space=n_space)
-    shape = tuple(program.legal_size(max(16, program.step)) or 0 for program in geometry.programs)
-    tell("checking that it repeats itself, and moves with its input")
-    check_determinism(loaded.module, example(loaded, geometry, shape, batch_size=geometry.n_batch or 1))
-    check_equivariance(loaded.module, geometry, dtype=loaded.dtype)
-    check_dye(loaded.module, geometry, dtype=loaded.dtype)
-    tell("comparing tiles with the whole run")
-    whole_shape, tile_shape = _shapes(geometry)
-    n_tiles, outputs = _compare(loaded, geometry, whole_shape, tile_shape, device=pick_device(device))
+    with blamed_on(loaded.spec):
+        tell("meeting the model")
+        if n_space is None or n_channels is None:
+            subject = meet(loaded.module, dtype=loaded.dtype, n_space=n_space, n_channels=n_channels)
+            n_space, n_channels = subject.n_space, subject.n_channels
+        tell("tracing its graph")
+        geometry = learn(loaded, n_channels=n_channels, n_space=n_space)
+        shape = tuple(program.legal_size(max(16, program.step)) or 0 for program in geometry.programs)
+        tell("checking that it repeats itself, and moves with its input")
+        check_determinism(loaded.module, example(loaded, geometry, shape, batch_size=geometry.n_batch or 1))
+        check_equivariance(loaded.module, geometry, dtype=loaded.dtype)
+        check_dye(loaded.module, geometry, dtype=loaded.dtype)
+        tell("comparing tiles with the whole run")
+        whole_shape, tile_shape = _shapes(geometry)
+        n_tiles, outputs = _compare(loaded, geometry, whole_shape, tile_shape, device=pick_device(device))
     axes = tuple(
         AxisCheck(
             output.name,

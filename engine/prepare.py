@@ -13,7 +13,7 @@ from engine.geometry.model_geometry import ModelGeometry
 from engine.memory import BASE_BYTES, available_bytes, n_cpus
 from engine.models.culprit import check_determinism
 from engine.models.forward import free_device_bytes, pick_device
-from engine.models.learn import cost_of, example, learn, precision_error, probe_shape
+from engine.models.learn import blamed_on, cost_of, example, learn, precision_error, probe_shape
 from engine.models.load import Model, load_model
 from engine.models.measure import PRECISIONS
 from engine.plan import ModelFacts, Plan, SourceFacts, TileCost
@@ -94,9 +94,10 @@ def prepare(
     space = positions(volume.axes, Role.SPACE)
     channel = positions(volume.axes, Role.CHANNEL)
     tell("learning the model's geometry")
-    geometry = learn(loaded, n_channels=volume.shape[channel[0]] if channel else 1, n_space=len(space))
-    shape = probe_shape(geometry, tuple(volume.shape[i] for i in space))
-    check_determinism(loaded.module, example(loaded, geometry, _smallest(geometry)))
+    with blamed_on(loaded.spec):
+        geometry = learn(loaded, n_channels=volume.shape[channel[0]] if channel else 1, n_space=len(space))
+        shape = probe_shape(geometry, tuple(volume.shape[i] for i in space))
+        check_determinism(loaded.module, example(loaded, geometry, _smallest(geometry)))
     facts = SourceFacts(
         url=source,
         axes=volume.axes,
@@ -108,13 +109,15 @@ def prepare(
     )
     tell("measuring the model's cost")
     precision = options.precision or str(loaded.dtype).removeprefix("torch.")
-    error = precision_error(loaded, geometry, shape, device=device) if precision == "bfloat16" else 0.0
+    with blamed_on(loaded.spec):
+        error = precision_error(loaded, geometry, shape, device=device) if precision == "bfloat16" else 0.0
     model_facts = ModelFacts(loaded.spec, loaded.fingerprint, precision, error)
     n_workers = options.workers or (torch.cuda.device_count() if device.type == "cuda" else 1)
     n_threads = options.threads or max(FEWEST_THREADS, n_cpus() // n_workers)
     torch.set_num_threads(n_threads)
     wishes = _wishes(options, volume, loaded, n_workers=n_workers, device=device)
-    cost = _cost(loaded, geometry, shape, device=device, precision=precision, batch_size=1)
+    with blamed_on(loaded.spec):
+        cost = _cost(loaded, geometry, shape, device=device, precision=precision, batch_size=1)
     tell("weighing tile and block shapes")
     plan = make_plan(facts, model_facts, geometry, cost, wishes)
     plan = _timed(plan, loaded, wishes, device=device)
@@ -123,14 +126,15 @@ def prepare(
 
 def _check_options(options: Options) -> None:
     if options.nan not in ("refuse", "keep"):
-        raise UsageError(f"--nan must be 'refuse' or 'keep', not '{options.nan}'.")
+        raise UsageError(f"--nan must be refuse or keep, not '{options.nan}'. Name one of them.")
     if options.precision not in (None, *PRECISIONS):
-        raise UsageError(f"--precision must be one of {', '.join(PRECISIONS)}, not '{options.precision}'.")
+        known = ", ".join(PRECISIONS)
+        raise UsageError(f"--precision must be one of {known}, not '{options.precision}'. Name one of them.")
     least = {"workers": 1, "threads": FEWEST_THREADS, "batch": 1, "in_flight": 1, "memory": 1}
     for name, smallest in least.items():
         value = getattr(options, name)
         if value is not None and value < smallest:
-            raise UsageError(f"--{name.replace('_', '-')} must be at least {smallest}, not {value}.")
+            raise UsageError(f"--{name.replace('_', '-')} must be at least {smallest}, not {value}. Give more.")
 
 
 def _smallest(geometry: ModelGeometry) -> tuple[int, ...]:

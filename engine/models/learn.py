@@ -1,18 +1,37 @@
 """Learns a model's geometry: by proof from its graph where that can be, else by probing it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 
-from engine.errors import ModelError
+from engine.errors import EngineError, ModelError
 from engine.geometry.model_geometry import ModelGeometry
 from engine.models.load import Model
 from engine.models.measure import Cost, measure, precision_context
 from engine.models.probe import probe
 from engine.models.shadow import UnknownError
 from engine.models.trace import trace
+from engine.models.weights import one_line
 
 PROBE_LENGTHS = {1: 65536, 2: 512, 3: 64}
 """Length per axis of the tile that a model's cost is measured on, by number of space axes."""
+
+
+@contextmanager
+def blamed_on(spec: str) -> Iterator[None]:
+    """Turn whatever a user's model raises inside into a ModelError that names it; the engine's own errors pass.
+
+    Raises:
+        ModelError: If something else than an EngineError was raised.
+    """
+    try:
+        yield
+    except EngineError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ModelError(f"the model '{spec}' fails when it is run: {one_line(error)}. Correct its forward.") from error
 
 
 def learn(model: Model, *, n_channels: int, n_space: int) -> ModelGeometry:
@@ -39,7 +58,7 @@ def probe_shape(geometry: ModelGeometry, sizes: tuple[int, ...]) -> tuple[int, .
     for program, size in zip(geometry.programs, sizes, strict=True):
         length = program.legal_size(min(wanted, size))
         if length is None:
-            raise ModelError(f"the model takes no length from {min(wanted, size)} on: its geometry is wrong")
+            raise ModelError(f"the model takes no length from {min(wanted, size)} on. Check it, or crop the source.")
         found.append(length)
     return tuple(found)
 
