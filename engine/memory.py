@@ -39,13 +39,13 @@ class Projection:
         return self.base + self.tile + self.n_in_flight * (self.block_in + self.block_out) + self.storing
 
 
-def tile_bytes(*, bytes_per_voxel: float, tile_voxels: int, batch_size: int, fixed: int = 0) -> int:
+def tile_bytes(*, bytes_per_voxel: float, tile_voxels: int, batch_size: int) -> int:
     """Return the projected activations of a model call, from what a probe run measured per voxel.
 
     >>> tile_bytes(bytes_per_voxel=192.5, tile_voxels=1000, batch_size=2)
     385000
     """
-    return int(bytes_per_voxel * tile_voxels * batch_size) + fixed
+    return int(bytes_per_voxel * tile_voxels * batch_size)
 
 
 def available_bytes() -> int:

@@ -11,6 +11,8 @@ from fractions import Fraction
 from functools import cached_property
 from math import prod
 
+import numpy as np
+
 from engine.geometry.axes import Axis
 from engine.geometry.block_graph import BlockGraph
 from engine.geometry.model_geometry import ModelGeometry
@@ -53,8 +55,18 @@ class TileCost:
 
     bytes_per_voxel: float
     """Peak activations per input voxel of one tile, channels included."""
-    seconds_per_voxel: float
-    fixed_bytes: int = 0
+    speeds: tuple[tuple[int, float], ...]
+    """(voxels of a batch, seconds per voxel) of each batch that was timed, from small to large: large tiles are
+    slower per voxel on a CPU, where every large tensor is fresh memory."""
+
+    def seconds_per_voxel(self, voxels: int) -> float:
+        """Return the seconds per voxel of a batch of so many voxels, between the timed ones by interpolation.
+
+        >>> TileCost(1.0, ((100, 2.0), (10000, 4.0))).seconds_per_voxel(1000)
+        3.0
+        """
+        sizes, seconds = zip(*self.speeds, strict=True)
+        return float(np.interp(np.log(max(voxels, 1)), np.log(sizes), seconds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +180,12 @@ class Plan:
     @property
     def n_seconds(self) -> float:
         """Projected seconds of computing, on all workers together."""
-        return self.computed_voxels * self.cost.seconds_per_voxel / self.n_workers
+        return self.computed_voxels * self.seconds_per_voxel / self.n_workers
+
+    @property
+    def seconds_per_voxel(self) -> float:
+        """Projected seconds that the model takes per input voxel, in batches of this plan's tiles."""
+        return self.cost.seconds_per_voxel(prod(self.tile_shape) * self.batch_size)
 
     def split(self, index: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Split a block's index into its batch part and its space part."""

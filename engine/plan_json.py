@@ -80,7 +80,7 @@ def _plan(value: Mapping[str, Any]) -> Plan:
         nan=value["nan"],
         n_workers=value["n_workers"],
         n_in_flight=value["n_in_flight"],
-        cost=TileCost(**value["cost"]),
+        cost=TileCost(**_tupled(value["cost"])),
         projection=Projection(**value["projection"]),
         memory_limit=value["memory_limit"],
         notes=_tuple(value["notes"]),

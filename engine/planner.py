@@ -139,7 +139,7 @@ def _choose(
     facts: Sequence[AxisFacts],
     batches: Sequence[BatchAxis],
 ) -> tuple[Cut, ...]:
-    left = wishes.memory_limit // wishes.n_workers - wishes.base_bytes - cost.fixed_bytes
+    left = wishes.memory_limit // wishes.n_workers - wishes.base_bytes
     if left <= 0:
         raise PlanError(
             f"{format_bytes(wishes.memory_limit)} for {wishes.n_workers} workers leaves nothing above the "
@@ -152,7 +152,8 @@ def _choose(
         bytes_per_tile_voxel=cost.bytes_per_voxel * (wishes.batch_size or geometry.n_batch or 1),
         bytes_per_read_voxel=_source_bytes(source, geometry) * items,
         bytes_per_core_voxel=_output_bytes(geometry) * items,
-        seconds_per_voxel=cost.seconds_per_voxel,
+        speeds=cost.speeds,
+        batch_size=wishes.batch_size or geometry.n_batch or 1,
         n_workers=wishes.n_workers,
         n_items=prod(axis.n_blocks for axis in batches),
     )
@@ -259,7 +260,6 @@ def project(plan: Plan, *, base_bytes: int, is_on_device: bool = False) -> Proje
         bytes_per_voxel=plan.cost.bytes_per_voxel,
         tile_voxels=voxels,
         batch_size=plan.batch_size,
-        fixed=plan.cost.fixed_bytes,
     )
     block_in = reads * items * source
     if is_on_device:

@@ -16,10 +16,11 @@ from engine.geometry.edges import Edge
 from engine.geometry.tiling import AxisTiling
 from engine.memory import BASE_BYTES, available_bytes
 from engine.models.forward import Forward, pick_device
-from engine.models.learn import cost_of, learn, probe_shape
+from engine.models.learn import check_periodic, learn
 from engine.models.load import Model, load_model
-from engine.plan import ModelFacts, OutputFacts, Plan, SourceFacts, TileCost
+from engine.plan import ModelFacts, OutputFacts, Plan, SourceFacts
 from engine.planner import Wishes, make_plan
+from engine.prepare import measured_cost
 from engine.runtime.lazy import ChunkedVolume, LazyArray, as_lazy, lazy_outputs
 from engine.runtime.stitch import block_jobs, block_shapes, read_block
 
@@ -121,15 +122,15 @@ def predict(
 def _plan(model: Model, data: LazyArray, axes: tuple[Axis, ...], wishes: Wishes, *, device: torch.device) -> Plan:
     channel, space = positions(axes, Role.CHANNEL), positions(axes, Role.SPACE)
     geometry = learn(model, n_channels=data.shape[channel[0]] if channel else 1, n_space=len(space))
-    shape = probe_shape(geometry, tuple(data.shape[i] for i in space))
+    check_periodic(model, geometry, [axes[i].name for i in space], wishes.edges or {})
+    shapes = probe_shapes(geometry, tuple(data.shape[i] for i in space))[:1]
     precision = str(model.dtype).removeprefix("torch.")
-    cost = cost_of(model, geometry, shape, device=device, precision=precision, batch_size=geometry.n_batch or 1)
-    voxels = prod(shape)
+    cost = measured_cost(model, geometry, shapes, device=device, precision=precision)
     return make_plan(
         SourceFacts("a dask array", axes, data.shape, data.dtype.name, "none"),
         ModelFacts(model.spec, model.fingerprint, precision),
         geometry,
-        TileCost(cost.peak_bytes / voxels, cost.seconds / voxels),
+        cost,
         wishes,
     )
 

@@ -1,6 +1,6 @@
 """From a source and a model to a plan: opens both, learns the geometry, measures the cost, and weighs the shapes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 
@@ -11,9 +11,10 @@ from engine.geometry.axes import Role, positions
 from engine.geometry.edges import Edge
 from engine.geometry.model_geometry import ModelGeometry
 from engine.memory import BASE_BYTES, available_bytes, n_cpus
+from engine.models.allocator import keep_freed_memory
 from engine.models.culprit import check_determinism
 from engine.models.forward import free_device_bytes, pick_device
-from engine.models.learn import blamed_on, cost_of, example, learn, precision_error, probe_shape
+from engine.models.learn import blamed_on, check_periodic, cost_of, example, learn, precision_error, probe_shapes
 from engine.models.load import Model, load_model
 from engine.models.measure import PRECISIONS
 from engine.plan import ModelFacts, Plan, SourceFacts, TileCost
@@ -96,7 +97,7 @@ def prepare(
     tell("learning the model's geometry")
     with blamed_on(loaded.spec):
         geometry = learn(loaded, n_channels=volume.shape[channel[0]] if channel else 1, n_space=len(space))
-        shape = probe_shape(geometry, tuple(volume.shape[i] for i in space))
+        shapes = probe_shapes(geometry, tuple(volume.shape[i] for i in space))
         check_determinism(loaded.module, example(loaded, geometry, _smallest(geometry)))
     facts = SourceFacts(
         url=source,
@@ -110,14 +111,16 @@ def prepare(
     tell("measuring the model's cost")
     precision = options.precision or str(loaded.dtype).removeprefix("torch.")
     with blamed_on(loaded.spec):
-        error = precision_error(loaded, geometry, shape, device=device) if precision == "bfloat16" else 0.0
+        error = precision_error(loaded, geometry, shapes[0], device=device) if precision == "bfloat16" else 0.0
     model_facts = ModelFacts(loaded.spec, loaded.fingerprint, precision, error)
     n_workers = options.workers or (torch.cuda.device_count() if device.type == "cuda" else 1)
     n_threads = options.threads or max(FEWEST_THREADS, n_cpus() // n_workers)
     torch.set_num_threads(n_threads)
+    keep_freed_memory()  # as the workers do, so that what is timed here is what they take
     wishes = _wishes(options, volume, loaded, n_workers=n_workers, device=device)
     with blamed_on(loaded.spec):
-        cost = _cost(loaded, geometry, shape, device=device, precision=precision, batch_size=1)
+        check_periodic(loaded, geometry, [volume.axes[i].name for i in space], wishes.edges or {})
+        cost = measured_cost(loaded, geometry, shapes, device=device, precision=precision)
     tell("weighing tile and block shapes")
     plan = make_plan(facts, model_facts, geometry, cost, wishes)
     plan = _timed(plan, loaded, wishes, device=device)
@@ -163,18 +166,21 @@ def _wishes(options: Options, volume: Volume, model: Model, *, n_workers: int, d
     )
 
 
-def _cost(
-    model: Model,
-    geometry: ModelGeometry,
-    shape: tuple[int, ...],
-    *,
-    device: torch.device,
-    precision: str,
-    batch_size: int,
+def measured_cost(
+    model: Model, geometry: ModelGeometry, shapes: Sequence[tuple[int, ...]], *, device: torch.device, precision: str
 ) -> TileCost:
-    cost = cost_of(model, geometry, shape, device=device, precision=precision, batch_size=batch_size)
-    voxels = prod(shape) * batch_size
-    return TileCost(bytes_per_voxel=cost.peak_bytes / voxels, seconds_per_voxel=cost.seconds / voxels)
+    """Return what tiles of ``shapes`` cost, one tile a call; a shape that would take too long is left out."""
+    batch_size = geometry.n_batch or 1
+    speeds: list[tuple[int, float]] = []
+    bytes_per_voxel = 0.0
+    for shape in shapes:
+        voxels = prod(shape) * batch_size
+        if speeds and speeds[-1][1] * voxels > SECONDS_PER_TIMING / 2:
+            break
+        cost = cost_of(model, geometry, shape, device=device, precision=precision, batch_size=batch_size)
+        speeds.append((voxels, cost.seconds / voxels))
+        bytes_per_voxel = cost.peak_bytes / voxels
+    return TileCost(bytes_per_voxel, tuple(speeds))
 
 
 def _timed(plan: Plan, model: Model, wishes: Wishes, *, device: torch.device) -> Plan:
@@ -183,25 +189,31 @@ def _timed(plan: Plan, model: Model, wishes: Wishes, *, device: torch.device) ->
     On a CPU torch takes a much slower path for small inputs at batch 1 (GEOMETRY: 47 against 12 ms).
     """
     voxels = prod(plan.tile_shape)
-    if plan.cost.seconds_per_voxel * voxels > SECONDS_PER_TIMING:
+    if plan.seconds_per_voxel * voxels * plan.batch_size > SECONDS_PER_TIMING:
         return plan
 
     def cost(batch_size: int) -> TileCost:
-        return _cost(
-            model, plan.geometry, plan.tile_shape, device=device, precision=plan.model.precision, batch_size=batch_size
+        found = cost_of(
+            model,
+            plan.geometry,
+            plan.tile_shape,
+            device=device,
+            precision=plan.model.precision,
+            batch_size=batch_size,
         )
+        n = voxels * batch_size
+        return TileCost(max(found.peak_bytes / n, plan.cost.bytes_per_voxel), ((n, found.seconds / n),))
 
     one = cost(plan.batch_size)
-    kept = replace(plan, cost=replace(one, bytes_per_voxel=max(one.bytes_per_voxel, plan.cost.bytes_per_voxel)))
     tiles_per_block = plan.n_tiles / plan.graph.n_blocks
     can_batch = wishes.batch_size is None and plan.geometry.n_batch is None and tiles_per_block >= 2
     if not can_batch or voxels * 2 * plan.cost.bytes_per_voxel > plan.memory_limit // plan.n_workers // 2:
-        return kept
+        return replace(plan, cost=one)
     two = cost(2)
-    if two.seconds_per_voxel > 0.85 * one.seconds_per_voxel:
-        return kept
+    if two.speeds[0][1] > 0.85 * one.speeds[0][1]:
+        return replace(plan, cost=one)
+    wished = replace(wishes, batch_size=2, tile=plan.tile_shape, block=tuple(t.block for t in plan.tilings))
     try:
-        wished = replace(wishes, batch_size=2)
         return make_plan(plan.source, plan.model, plan.geometry, two, wished)
     except PlanError:
-        return kept
+        return replace(plan, cost=one)

@@ -73,8 +73,10 @@ class Budget:
     """Of source, all channels of one item."""
     bytes_per_core_voxel: float
     """Of all outputs, all channels of one item."""
-    seconds_per_voxel: float
-    """Of one forward."""
+    speeds: tuple[tuple[int, float], ...]
+    """(voxels of a batch, seconds per voxel) as timed."""
+    batch_size: int
+    """Tiles in one call of the model."""
     n_workers: int
     n_items: int
     """Items of the batch axes: they multiply blocks, not tiles."""
@@ -165,7 +167,9 @@ def _outer(columns: Sequence[np.ndarray]) -> np.ndarray:
 def _seconds(outer: dict[str, np.ndarray], budget: Budget) -> np.ndarray:
     """Return the projected seconds of each combination: compute and reading overlap, the ends of a run do not."""
     n_blocks = outer["n_blocks"] * budget.n_items
-    compute = outer["n_tiles"] * outer["tile"] * budget.n_items * budget.seconds_per_voxel
+    sizes, per_voxel = zip(*budget.speeds, strict=True)
+    speed = np.interp(np.log(outer["tile"] * budget.batch_size), np.log(sizes), per_voxel)
+    compute = outer["n_tiles"] * outer["tile"] * budget.n_items * speed
     read = outer["n_read"] * budget.n_items * budget.bytes_per_read_voxel * READ_SECONDS_PER_BYTE
     rounds = np.ceil(n_blocks / budget.n_workers) * budget.n_workers / n_blocks
     ends = (compute + read) / n_blocks * 0.25 + read / n_blocks

@@ -38,7 +38,7 @@ def plan_rows(plan: Plan) -> list[Row]:
         (
             "time",
             f"{_duration(plan.n_seconds)} of computing, by a probe of "
-            f"{1e-6 / max(plan.cost.seconds_per_voxel, 1e-15):.2f} Mvoxel/s",
+            f"{1e-6 / max(plan.seconds_per_voxel, 1e-15):.2f} Mvoxel/s",
         ),
         *(("output", _output(plan, i)) for i in range(len(plan.outputs))),
         *(("note", note) for note in plan.notes),

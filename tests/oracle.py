@@ -68,7 +68,7 @@ def plan_for(
         source,
         ModelFacts("memory", "none", "float32"),
         geometry,
-        TileCost(bytes_per_voxel=1.0, seconds_per_voxel=1e-7),
+        TileCost(bytes_per_voxel=1.0, speeds=((1, 1e-7),)),
         Wishes(memory_limit=2**34, tile=tile, block=block, edges=edges, batch_size=batch_size, **wishes),  # type: ignore[arg-type]
     )
 

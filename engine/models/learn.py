@@ -1,22 +1,24 @@
 """Learns a model's geometry: by proof from its graph where that can be, else by probing it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 
 from engine.errors import EngineError, ModelError
+from engine.geometry.edges import MODEL_EDGE, Edge, EdgeKind
 from engine.geometry.model_geometry import ModelGeometry
 from engine.models.load import Model
 from engine.models.measure import Cost, measure, precision_context
 from engine.models.probe import probe
 from engine.models.shadow import UnknownError
 from engine.models.trace import trace
+from engine.models.turn import check_turn, circular_axes
 from engine.models.weights import one_line
 
-PROBE_LENGTHS = {1: 65536, 2: 512, 3: 64}
-"""Length per axis of the tile that a model's cost is measured on, by number of space axes."""
+PROBE_LENGTHS = {1: (16384, 65536, 262144), 2: (256, 512, 1024), 3: (48, 80, 128)}
+"""Lengths per axis of the tiles that a model's cost is measured on, by number of space axes."""
 
 
 @contextmanager
@@ -51,16 +53,25 @@ def learn(model: Model, *, n_channels: int, n_space: int) -> ModelGeometry:
     return probe(model.module, dtype=model.dtype, n_space=n_space, n_channels=n_channels).geometry
 
 
-def probe_shape(geometry: ModelGeometry, sizes: tuple[int, ...]) -> tuple[int, ...]:
-    """Return a legal tile to measure on: large enough to be like a real one, no longer than the volume."""
-    wanted = PROBE_LENGTHS.get(geometry.n_space, 64)
+def check_periodic(model: Model, geometry: ModelGeometry, names: Sequence[str], edges: Mapping[str, Edge]) -> None:
+    """Refuse, on axes with the edge ``wrap``, a model that pads circularly in some layers only; see ``turn.py``.
+
+    Raises:
+        ModelError: If it does, naming the layers that pad otherwise.
+    """
+    wrapped = [axis for axis in circular_axes(geometry) if edges.get(names[axis], MODEL_EDGE).kind is EdgeKind.WRAP]
+    check_turn(model.module, geometry, dtype=model.dtype, axes=wrapped)
+
+
+def probe_shapes(geometry: ModelGeometry, sizes: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """Return legal tiles to measure on, from small to large, none longer than a volume of ``sizes`` asks for."""
     found = []
-    for program, size in zip(geometry.programs, sizes, strict=True):
-        length = program.legal_size(min(wanted, size))
-        if length is None:
-            raise ModelError(f"the model takes no length from {min(wanted, size)} on. Check it, or crop the source.")
-        found.append(length)
-    return tuple(found)
+    for wanted in PROBE_LENGTHS.get(geometry.n_space, (32,)):
+        shape = [p.legal_size(min(wanted, size)) for p, size in zip(geometry.programs, sizes, strict=True)]
+        if None in shape:
+            raise ModelError(f"the model takes no length from {wanted} on. Check it, or crop the source.")
+        found.append(tuple(length or 0 for length in shape))
+    return tuple(dict.fromkeys(found))
 
 
 def example(model: Model, geometry: ModelGeometry, shape: tuple[int, ...], *, batch_size: int = 1) -> torch.Tensor:
