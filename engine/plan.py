@@ -62,7 +62,7 @@ class TileCost:
     def seconds_per_voxel(self, voxels: int) -> float:
         """Return the seconds per voxel of a batch of so many voxels, between the timed ones by interpolation.
 
-        >>> TileCost(1.0, ((100, 2.0), (10000, 4.0))).seconds_per_voxel(1000)
+        >>> round(TileCost(1.0, ((100, 2.0), (10000, 4.0))).seconds_per_voxel(1000), 6)
         3.0
         """
         sizes, seconds = zip(*self.speeds, strict=True)
