@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import torch
 
-from engine.geometry.edges import MODEL_EDGE
+from engine.geometry.edges import MODEL_EDGE, Edge, EdgeKind
 from engine.geometry.extent import extend
 from engine.geometry.model_geometry import ModelGeometry
 from engine.geometry.receptive_field import AxisProgram
@@ -20,6 +20,7 @@ from engine.models.learn import blamed_on, example, learn
 from engine.models.load import Model, load_model
 from engine.models.shift import check_equivariance
 from engine.models.subject import meet
+from engine.models.turn import check_turn
 
 LARGEST_CHECK = 2**22
 """Input voxels of the whole run that tiles are compared with, at most, unless the halo asks for more."""
@@ -97,6 +98,7 @@ def check(
         tell("checking that it repeats itself, and moves with its input")
         check_determinism(loaded.module, example(loaded, geometry, shape, batch_size=geometry.n_batch or 1))
         check_equivariance(loaded.module, geometry, dtype=loaded.dtype)
+        check_turn(loaded.module, geometry, dtype=loaded.dtype)
         check_dye(loaded.module, geometry, dtype=loaded.dtype)
         tell("comparing tiles with the whole run")
         whole_shape, tile_shape = _shapes(geometry)
@@ -140,6 +142,11 @@ def legal_lengths(program: AxisProgram) -> str:
     return f"{len(remainders)} of every {period} from {first}"
 
 
+def _edge(program: AxisProgram) -> Edge:
+    """Return the edge to check an axis under: only a periodic one can be cut where the model pads circularly."""
+    return Edge(EdgeKind.WRAP) if program.is_circular else MODEL_EDGE
+
+
 def _shapes(geometry: ModelGeometry) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return a whole shape and a tile shape that make at least two tiles along as many axes as the budget allows."""
     whole, tile = [], []
@@ -147,15 +154,23 @@ def _shapes(geometry: ModelGeometry) -> tuple[tuple[int, ...], tuple[int, ...]]:
     for axis, program in enumerate(geometry.programs):
         left = geometry.n_space - axis
         reach = max(sum(program.halo(output.name)) for output in geometry.outputs)
-        length = program.legal_size(reach + 6 * program.step + 16) or 0
+        length = _whole_length(program, reach + 6 * program.step + 16)
         share = int(budget ** (1 / left))
-        length = length if length <= max(share, 8) or axis == 0 else program.legal_size(max(8, program.step)) or 0
-        extent = extend(program, MODEL_EDGE, size=length, name=str(axis))
+        length = length if length <= max(share, 8) or axis == 0 else _whole_length(program, max(8, program.step))
+        extent = extend(program, _edge(program), size=length, name=str(axis))
         shortest = shortest_tile(program, extent)
-        whole.append(extent.extended)
+        whole.append(extent.size)
         tile.append(legal_tile(program, extent, min(extent.extended, shortest + program.step)))
         budget = max(1, budget // extent.extended)
     return tuple(whole), tuple(tile)
+
+
+def _whole_length(program: AxisProgram, at_least: int) -> int:
+    """Return a legal length; whole steps where the axis is periodic."""
+    length = program.legal_size(at_least) or 0
+    while program.is_circular and length and length % program.step:
+        length = program.legal_size(length + 1) or 0
+    return length
 
 
 def _compare(
@@ -164,9 +179,9 @@ def _compare(
     """Run a random input whole and in tiles, and return the largest difference per output."""
     tilings = []
     for axis, (program, size, length) in enumerate(zip(geometry.programs, whole, tile, strict=True)):
-        extent = extend(program, MODEL_EDGE, size=size, name=str(axis))
+        extent = extend(program, _edge(program), size=size, name=str(axis))
         block = -(-size // program.step) * program.step
-        tilings.append(AxisTiling(str(axis), program, MODEL_EDGE, extent, length, block))
+        tilings.append(AxisTiling(str(axis), program, _edge(program), extent, length, block))
     origin = {output.name: (0,) * geometry.n_space for output in geometry.outputs}
     jobs = tile_jobs(
         [t.tiles(0) for t in tilings],
@@ -180,7 +195,9 @@ def _compare(
     with torch.inference_mode():
         reference = {name: y[:1].cpu() for name, y in forward.module(x.to(device)).items()}
     shapes = {name: (tuple(y.shape), str(y.dtype).removeprefix("torch.")) for name, y in reference.items()}
-    found = forward.download(forward.run(forward.upload(x[:1].numpy()), jobs, shapes))
+    beyond = [(t.extent.before, t.extent.far_extension) for t in tilings]
+    extended = np.pad(x[:1].numpy(), [(0, 0), (0, 0), *beyond], mode="wrap")
+    found = forward.download(forward.run(forward.upload(extended), jobs, shapes))
     checks = []
     for name, y in reference.items():
         ours, theirs = found[name].astype(np.float64), y.numpy().astype(np.float64)

@@ -16,7 +16,7 @@ from engine.geometry.edges import Edge
 from engine.geometry.tiling import AxisTiling
 from engine.memory import BASE_BYTES, available_bytes
 from engine.models.forward import Forward, pick_device
-from engine.models.learn import learn, probe_shapes
+from engine.models.learn import check_periodic, learn, probe_shapes
 from engine.models.load import Model, load_model
 from engine.plan import ModelFacts, OutputFacts, Plan, SourceFacts
 from engine.planner import Wishes, make_plan

@@ -48,8 +48,8 @@ def check_dye(
 ) -> DyeReport:
     """Compare what dyed hyperplanes reach with what ``geometry`` says depends on them, over one step of each axis.
 
-    Hyperplanes next to both ends are compared too. Between two that reach the same and should reach the
-    same, those in the middle are left out: what they reach lies between.
+    Hyperplanes next to both ends are compared too, but where the model pads circularly. Between two that reach the
+    same and should reach the same, those in the middle are left out: what they reach lies between.
 
     Args:
         module: Takes (batch, channel, *space), gives a dict of named tensors; in eval mode.
@@ -65,7 +65,7 @@ def check_dye(
     for axis, program in enumerate(geometry.programs):
         length = space[axis] if space else _length(program)
         run, method = choose_probe(subject, axis)
-        ends = {0, length - 1}
+        ends: set[int] = set() if program.is_circular else {0, length - 1}
         start = max(0, min(length // 2, length - program.step - 1) // program.step * program.step)
         visits = _Visits(program, run, axis=axis, length=length)
         for position in sorted(ends):
