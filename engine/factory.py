@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from engine.models.allocator import keep_freed_memory
 from engine.models.forward import Forward, pick_device
 from engine.models.load import Model, load_model
 from engine.plan import Plan
@@ -29,6 +30,7 @@ class BlockWorkerFactory:
     def __call__(self) -> BlockWorker:
         """Return a worker, ready to run blocks."""
         torch.set_num_threads(self.n_threads)
+        keep_freed_memory()
         configure_codecs(self.n_threads)
         model = load_model(self.model, weights=self.weights)
         return open_worker(self.plan, model, self.output_url, axes=self.axes, device=pick_device(self.device))

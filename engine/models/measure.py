@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from engine.models.allocator import release_freed_memory
+
 PRECISIONS = ("float32", "float64", "bfloat16")
 """What a run may compute in; float32 and float64 are the model's own, bfloat16 is autocast."""
 
@@ -37,22 +39,24 @@ def precision_context(precision: str, device: torch.device) -> AbstractContextMa
 
 
 def measure(module: torch.nn.Module, x: torch.Tensor, *, precision: str = "float32", n_runs: int = 1) -> Cost:
-    """Run ``module`` on ``x`` (batch, channel, *space), once to warm up, then ``n_runs`` times.
+    """Run ``module`` on ``x`` (batch, channel, *space), once for its memory, then ``n_runs`` times for its seconds.
 
     Returns:
         The fastest run's seconds, and the peak bytes of one run.
     """
     seconds = []
     with torch.inference_mode(), precision_context(precision, x.device):
-        module(x)
         before = _mark(x.device)
+        module(x)
+        if x.is_cuda:
+            torch.cuda.synchronize(x.device)
+        peak = _peak(x.device) - before
         for _ in range(n_runs):
             begin = time.perf_counter()
             module(x)
             if x.is_cuda:
                 torch.cuda.synchronize(x.device)
             seconds.append(time.perf_counter() - begin)
-        peak = _peak(x.device) - before
     return Cost(min(seconds), max(peak, 0) + x.numel() * x.element_size())
 
 
@@ -61,6 +65,7 @@ def _mark(device: torch.device) -> int:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return int(torch.cuda.memory_allocated(device))
+    release_freed_memory()
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
