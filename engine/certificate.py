@@ -24,6 +24,9 @@ from engine.storage.volume import Volume
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 5e-2}
 """Largest difference that a certificate allows, as a share of the output's largest magnitude."""
 
+LENGTHS = {1: 65536, 2: 640, 3: 112}
+"""About how long a recomputed tile is along each axis, by number of space axes, unless the halo asks for more."""
+
 LABEL_TOLERANCE = 1e-4
 """Largest share of labels that may differ: ties that rounding breaks one way or the other."""
 
@@ -77,7 +80,8 @@ def certify(
     the source and the output; writes nothing.
     """
     chance = random.Random(seed)
-    other = replace(plan, tilings=tuple(_other_tiling(tiling) for tiling in plan.tilings))
+    longest = LENGTHS.get(len(plan.tilings), 64)
+    other = replace(plan, tilings=tuple(_other_tiling(tiling, longest) for tiling in plan.tilings))
     forward = Forward(model.module, model.dtype, device, plan.model.precision, plan.batch_size)
     found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {facts.name: [] for facts in plan.outputs}
     n_compared = n_skipped = 0
@@ -96,13 +100,14 @@ def certify(
     return Certificate(n_compared, n_skipped, other.tile_shape, seed, seams)
 
 
-def _other_tiling(tiling: AxisTiling) -> AxisTiling:
-    """Return the axis with a tile of another length: shorter if that is enough, else longer, else the same."""
-    step = tiling.program.step
-    for length in (tiling.tile - step, tiling.tile - 2 * step, tiling.tile + step, tiling.tile + 2 * step):
-        is_long_enough = length >= min(tiling.shortest_tile, tiling.extent.extended)
-        if is_long_enough and length <= tiling.extent.extended and tiling.legal_tile(length) == length:
-            return replace(tiling, tile=length)
+def _other_tiling(tiling: AxisTiling, longest: int) -> AxisTiling:
+    """Return the axis with a tile of another length, about ``longest`` at most; the same where no other is legal."""
+    step, shortest = tiling.program.step, tiling.shortest_tile
+    wanted = max(shortest, min(tiling.tile, max(longest, shortest + 2 * step)))
+    for length in (wanted - step, wanted, wanted - 2 * step, wanted + step, wanted + 2 * step):
+        legal = tiling.legal_tile(length)
+        if legal != tiling.tile and shortest <= legal:
+            return replace(tiling, tile=legal)
     return tiling
 
 

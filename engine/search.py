@@ -120,6 +120,7 @@ def _tile_candidates(facts: AxisFacts, block: int, shortest: int) -> Iterator[in
         core = -(-block // parts)
         core = -(-core // facts.program.step) * facts.program.step
         yield legal_tile(facts.program, facts.extent, max(shortest, core + lost))
+        yield legal_tile(facts.program, facts.extent, core + shortest)
         if facts.extent.size > block:
             continue
         yield legal_tile(facts.program, facts.extent, max(shortest, core + -(-lost // 2)))

@@ -52,7 +52,7 @@ POINTWISE = frozenset(
     logical_and logical_not logical_or logical_xor logit lt masked_fill maximum minimum mish mul nan_to_num ne neg
     ones_like positive pow prelu reciprocal relu relu6 remainder round rrelu rsqrt rsub selu sigmoid sign signbit silu
     sin sinh softplus softshrink sqrt square sub tan tanh tanhshrink threshold to trunc type_as where xlogy zero
-    zeros_like _to_copy float_power true_divide""".split()
+    zeros_like _to_copy float_power true_divide __and__ __or__ __xor__ __lshift__ __rshift__""".split()
 )
 """Operations that work voxel by voxel on tensors that broadcast."""
 
@@ -216,7 +216,7 @@ def pool(
     return windowed(shadows, source, shape, nodes)
 
 
-REACH = {"nearest": 0, "linear": 1, "bilinear": 1, "trilinear": 1, "bicubic": 2}
+REACH = {"nearest": 0, "nearest-exact": 0, "linear": 1, "bilinear": 1, "trilinear": 1, "bicubic": 2}
 
 
 def upsample(shadows: Shadows, arguments: Mapping[str, Any], shape: tuple[int, ...], *, mode: str) -> Traced:
@@ -248,7 +248,7 @@ def _resample(shadows: Shadows, source: int, ratio: float, *, mode: str, is_exac
             "Use a whole scale_factor",
         )
     if mode == "nearest":
-        return Window((source,), 1, shrink, is_exact=is_exact)
+        return Window((source,), 1, shrink, after=1 - shrink, is_exact=is_exact)
     before = -((shrink - 1) // 2)
     kernel = 1 if shrink % 2 else 2
     return Window((source,), kernel, shrink, before, kernel - shrink - before, is_exact=is_exact)
