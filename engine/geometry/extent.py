@@ -5,6 +5,7 @@ from fractions import Fraction
 
 from engine.errors import PlanError
 from engine.geometry.edges import Edge, EdgeKind
+from engine.geometry.nodes import Opaque
 from engine.geometry.receptive_field import AxisProgram
 
 
@@ -74,6 +75,12 @@ def _surrounded(program: AxisProgram, *, size: int, name: str) -> Extent:
 def _legal(program: AxisProgram, size: int, *, name: str) -> int:
     legal = program.legal_size(size)
     if legal is None:
+        only = next((node.only for node in program.nodes if isinstance(node, Opaque) and node.only), None)
+        if only:
+            raise PlanError(
+                f"axis '{name}' has {size} voxels, and the model was exported for one shape: it takes {only} voxels "
+                "only. Export it with dynamic shapes, or give its Python factory and weights."
+            )
         raise PlanError(
             f"axis '{name}' needs a length that the model can take, and none comes after {size} "
             f"(step {program.step}). Check the model at this size, or crop the source."

@@ -32,11 +32,8 @@ HANDLERS: dict[str, Callable[[Shadows, Mapping[str, Any], Shape], Traced]] = {
     **{f"{kind}_pool{n}d": ops.pool for kind in ("max", "avg", "lp") for n in (1, 2, 3)},
     "avg_pool3d": lambda s, a, shape: ops.pool(s, a, shape, wants_kernel=True),
     **{f"max_pool{n}d_with_indices": ops.pool for n in (2, 3)},
-    **{
-        f"{stem}{n}d": _upsampler("nearest")
-        for n in (1, 2, 3)
-        for stem in ("upsample_nearest", "_upsample_nearest_exact")
-    },
+    **{f"upsample_nearest{n}d": _upsampler("nearest") for n in (1, 2, 3)},
+    **{f"_upsample_nearest_exact{n}d": _upsampler("nearest-exact") for n in (1, 2, 3)},
     "upsample_linear1d": _upsampler("linear"),
     "upsample_bilinear2d": _upsampler("bilinear"),
     "upsample_trilinear3d": _upsampler("trilinear"),

@@ -13,6 +13,7 @@ from engine.models.load import Model
 from engine.models.measure import Cost, measure, precision_context
 from engine.models.probe import probe
 from engine.models.shadow import UnknownError
+from engine.models.subject import fixed_shape, meet
 from engine.models.trace import trace
 from engine.models.turn import check_turn, circular_axes
 from engine.models.weights import one_line
@@ -39,18 +40,32 @@ def blamed_on(spec: str) -> Iterator[None]:
 def learn(model: Model, *, n_channels: int, n_space: int) -> ModelGeometry:
     """Return what the model needs of its input.
 
-    A TorchScript program, or a graph with an operation that is not in the table, is probed instead of
-    proved, and the geometry says so.
+    A TorchScript program, a graph with an operation that is not in the table, and an exported program that takes
+    fewer sizes than its operations would, is probed instead of proved, and the geometry says so.
 
     Raises:
         ModelError: If the model cannot be tiled; it names the submodule at fault and the way out.
     """
-    if model.kind != "torchscript":
+    if model.kind != "torchscript" and not any(fixed_shape(model.module)[:1] + fixed_shape(model.module)[2:]):
         try:
-            return trace(model.module, n_channels=n_channels, n_space=n_space, dtype=model.dtype)
+            geometry = trace(model.module, n_channels=n_channels, n_space=n_space, dtype=model.dtype)
         except UnknownError:
             pass
+        else:
+            if model.kind != "exported" or _takes_all(model, geometry):
+                return geometry
     return probe(model.module, dtype=model.dtype, n_space=n_space, n_channels=n_channels).geometry
+
+
+def _takes_all(model: Model, geometry: ModelGeometry) -> bool:
+    """Say whether an exported program takes all lengths that its operations could: it may have been promised fewer."""
+    subject = meet(model.module, dtype=model.dtype, n_space=geometry.n_space, n_channels=geometry.n_channels)
+    return all(
+        lengths.at_least(n) == n
+        for lengths, program in zip(subject.lengths, geometry.programs, strict=True)
+        for n in range(lengths.smallest, lengths.smallest + 2 * max(program.step, lengths.modulus))
+        if program.sizes(n) is not None
+    )
 
 
 def check_periodic(model: Model, geometry: ModelGeometry, names: Sequence[str], edges: Mapping[str, Edge]) -> None:

@@ -22,7 +22,7 @@ from engine.models.culprit import unbounded
 from engine.models.dye import Dyed, Method, Probe, Reached, choose_probe
 from engine.models.growth import scales_of
 from engine.models.shift import Shifter
-from engine.models.subject import Subject, meet
+from engine.models.subject import Subject, fixed_shape, meet
 from engine.models.witness import plain_kernels
 
 GROWING = (64, 256, 1024)
@@ -74,13 +74,13 @@ def probe(
     """
     subject = meet(module, dtype=dtype, n_space=n_space, n_channels=n_channels)
     axes = [probe_axis(subject, axis) for axis in range(subject.n_space)]
-    is_frozen = any(lengths.only for lengths in subject.lengths)
+    is_frozen = any(fixed_shape(module)[:1])
     geometry = ModelGeometry(
         programs=tuple(program for program, _ in axes),
         outputs=_outputs(subject),
         n_channels=subject.n_channels,
         evidence="probed",
-        n_batch=subject.n_batch if is_frozen and subject.n_batch > 1 else None,
+        n_batch=subject.n_batch if is_frozen else None,
     )
     return Probed(geometry, tuple(method for _, method in axes))
 
