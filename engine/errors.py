@@ -50,6 +50,12 @@ class LedgerError(EngineError):
     """The record of what is done is missing, damaged, or of another run."""
 
 
+class LedgerWriteError(LedgerError):
+    """The record of what is done cannot be stored, so the run stops; what it says is still true."""
+
+    exit_code: ClassVar[int] = 1
+
+
 class ResumeError(LedgerError):
     """An output cannot be resumed: its model, plan or source is not the one at hand."""
 

@@ -241,15 +241,24 @@ def differences(ours: Mapping[str, object], theirs: Mapping[str, object], *, pat
 
     >>> differences({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2})
     ['a.b: 1 here, 3 there']
+    >>> differences({"axes": [{"name": "y", "tile": 8}]}, {"axes": [{"name": "y", "tile": 16}]})
+    ['axes.y.tile: 8 here, 16 there']
     """
     found = []
     for key in sorted({*ours, *theirs}):
-        mine, other = ours.get(key), theirs.get(key)
+        mine, other = _keyed(ours.get(key)), _keyed(theirs.get(key))
         if isinstance(mine, Mapping) and isinstance(other, Mapping):
             found += differences(mine, other, path=f"{path}{key}.")
         elif mine != other:
             found.append(f"{path}{key}: {_short(mine)} here, {_short(other)} there")
     return found
+
+
+def _keyed(value: object) -> object:
+    """Return a list of objects that have names as an object of them; anything else as it is."""
+    if isinstance(value, list) and value and all(isinstance(item, Mapping) and "name" in item for item in value):
+        return {str(item["name"]): item for item in value}
+    return value
 
 
 def _short(value: object) -> str:

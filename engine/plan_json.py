@@ -57,7 +57,7 @@ def plan_from_json(value: Mapping[str, Any]) -> Plan:
     """
     try:
         return _plan(value)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise PlanError(f"this is not a plan of this engine: {type(error).__name__} {error}. Make it again.") from error
 
 

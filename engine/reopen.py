@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from engine.certificate import Certificate, certify
-from engine.errors import ResumeError, VerifyError
+from engine.errors import LedgerError, PlanError, ResumeError, VerifyError
 from engine.memory import n_cpus
 from engine.models.forward import pick_device
 from engine.models.load import Model, load_model
@@ -76,6 +76,7 @@ def _reopen(
 ) -> tuple[Prepared, Options, str | torch.nn.Module]:
     """Open an output with its source and model, and refuse any that is not its own."""
     provenance = open_output(output).provenance
+    _plan_of(output, provenance)
     own = dict(provenance["plan"])
     if plan is not None and (differing := differences(identity(plan), identity(own))):
         raise ResumeError(f"the plan given is not the one of '{output}': {'; '.join(differing[:5])}. Start a new run.")
@@ -100,6 +101,13 @@ def _reopen(
     n_threads = max(FEWEST_THREADS, n_cpus() // made.n_workers)
     prepared = Prepared(made, loaded, volume, pick_device(device), n_threads)
     return prepared, options, given
+
+
+def _plan_of(output: str, provenance: Mapping[str, Any]) -> Plan:
+    try:
+        return plan_from_json(provenance["plan"])
+    except PlanError as error:
+        raise LedgerError(f"the plan in the attributes of '{output}' is damaged: {error} Start a new run.") from error
 
 
 def _same_model(output: str, plan: Plan, given: str | torch.nn.Module, *, weights: str | None) -> Model:
@@ -148,7 +156,7 @@ def verify(
     if broken:
         raise VerifyError(
             f"recomputed tiles differ from '{output}' beyond rounding: {', '.join(broken)} in {certificate.n_tiles} "
-            "tiles. The output was changed, or the model depends on something that the checks did not see: run it anew."
+            "tiles. The output was changed, or the model depends on something that the checks did not see. Run it anew."
         )
     return certificate
 
@@ -156,5 +164,5 @@ def verify(
 def status(output: str) -> Status:
     """Return how an output stands. Reads its attributes and its ledger only."""
     opened = open_output(output)
-    plan = plan_from_json(opened.provenance["plan"])
+    plan = _plan_of(output, opened.provenance)
     return Status(output, plan, opened.ledger.counts(), opened.ledger.failures(), opened.provenance)

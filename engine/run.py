@@ -230,7 +230,7 @@ def check_complete(report: Report) -> None:
     summary = report.summary
     if not summary.is_complete:
         first = next(iter(report.failures.items()), None)
-        why = f"; block {first[0]}: {first[1]}" if first else ""
+        why = f"; block {first[0]}: {first[1].rstrip('. ')}" if first else ""
         raise RunError(
             f"{summary.n_failed} blocks failed and {summary.n_pending} wait for them, of {summary.n_tasks} in "
             f"'{report.url}'{why}. Mend the cause, then 'engine resume {report.url}'."

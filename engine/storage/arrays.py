@@ -135,6 +135,20 @@ def exists(url: str) -> bool:
     return bool(file_system.exists(path))
 
 
+def array_around(url: str) -> str | None:
+    """Return the local array that ``url`` lies inside of, or None: whatever is written there mixes with its objects."""
+    if not is_local(url):
+        return None
+    for folder in Path(local_path(url)).absolute().parents:
+        try:
+            metadata = json.loads((folder / "zarr.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            metadata = {}
+        if (folder / ".zarray").is_file() or (isinstance(metadata, dict) and metadata.get("node_type") == "array"):
+            return str(folder)
+    return None
+
+
 def did_you_mean(url: str) -> str:
     """Return a sentence that names the nearest sibling of a missing path, or says to check it."""
     parent, _, name = local_path(url).rpartition("/")
@@ -167,4 +181,4 @@ def write_error(error: BaseException, *, where: str) -> VolumeError:
 
 def first_line(error: BaseException) -> str:
     """Return the first line of what an error says, for use within a message of ours."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(". ")

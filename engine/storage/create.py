@@ -202,6 +202,11 @@ def _check(
 ) -> None:
     if arrays.exists(url):
         raise VolumeError(f"a new volume is wanted, and '{url}' exists. Name another target, or remove it first.")
+    if around := arrays.array_around(url):
+        raise VolumeError(
+            f"a volume must lie beside arrays, and '{url}' is inside '{around}': their objects would mix. Name another "
+            "target."
+        )
     if dtype.kind not in "biuf":
         raise VolumeError(f"voxels must be whole or real numbers, not {dtype}, in '{url}'. Choose a numeric dtype.")
     try:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 from zarr.core.sync import sync
 
-from engine.errors import LedgerError
+from engine.errors import LedgerError, LedgerWriteError
+from engine.storage import arrays
 
 ARRAY_NAME = "ledger"
 N_CELLS_PER_CHUNK = 65_536
@@ -70,7 +71,8 @@ class Ledger:
                 attributes={"states": {state.name.lower(): int(state) for state in State}, "failures": {}},
             )
         except (OSError, ValueError) as error:
-            raise LedgerError(f"cannot create a ledger in {url}: {error}. Check that the place is writable.") from error
+            reason = arrays.first_line(error)
+            raise LedgerError(f"cannot create a ledger in {url}: {reason}. Check that it is writable.") from error
         return cls(array, url)
 
     @classmethod
@@ -86,7 +88,7 @@ class Ledger:
             message = f"no ledger in {url}: it is not an output of this engine, or not a whole one. Start a new run."
             raise LedgerError(message) from error
         except Exception as error:  # zarr answers damaged metadata with any of a dozen errors
-            raise LedgerError(f"the ledger in {url} cannot be read: {error}. {_REPAIR}") from error
+            raise LedgerError(f"the ledger in {url} cannot be read: {arrays.first_line(error)}. {_REPAIR}") from error
         if array.dtype != np.uint8 or array.ndim != 1:
             raise LedgerError(f"the ledger in {url} must be 1-d uint8, not {array.ndim}-d {array.dtype}. {_REPAIR}")
         return cls(array, url)
@@ -111,7 +113,7 @@ class Ledger:
         """Store all marks; free when there are none. Chunks that cannot be stored stay marked.
 
         Raises:
-            LedgerError: If the store refuses. What it holds by then is valid, if older.
+            LedgerWriteError: If the store refuses. What it holds by then is valid, if older.
         """
         try:
             for number in sorted(self._dirty):
@@ -122,9 +124,10 @@ class Ledger:
                 self._are_failures_dirty = False
         except OSError as error:
             message = (
-                f"cannot store the ledger in {self._url}: {error}. What it says is still true; free space, resume."
+                f"cannot store the ledger in {self._url}: {arrays.first_line(error)}. What it says is still true. Free "
+                "some space, then resume."
             )
-            raise LedgerError(message) from error
+            raise LedgerWriteError(message) from error
 
     def state(self, task: int) -> State:
         """Return what became of ``task``."""
@@ -191,7 +194,8 @@ class Ledger:
         try:
             chunk = np.array(self._array[self._span(number)], np.uint8)
         except Exception as error:  # a damaged chunk fails in whatever codec meets it
-            message = f"chunk {number} of the ledger in {self._url} cannot be read: {error}. {_REPAIR}"
+            reason = arrays.first_line(error)
+            message = f"chunk {number} of the ledger in {self._url} cannot be read: {reason}. {_REPAIR}"
             raise LedgerError(message) from error
         if chunk.max(initial=0) > max(State):
             message = (

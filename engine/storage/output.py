@@ -62,8 +62,11 @@ class Output:
     def finish(self) -> None:
         """Note on every volume that all its objects are stored, so that a missing one is a loss and not a zero."""
         for name in self.volumes:
-            group = zarr.open_group(f"{self.url}/{name}", mode="r+")
-            group.attrs[KEY] = {**dict(group.attrs.get(KEY, {})), "is_finished": True}  # type: ignore[arg-type]
+            try:
+                group = zarr.open_group(f"{self.url}/{name}", mode="r+")
+                group.attrs[KEY] = {**dict(group.attrs.get(KEY, {})), "is_finished": True}  # type: ignore[arg-type]
+            except OSError as error:
+                raise arrays.write_error(error, where=f"the attributes of '{self.url}/{name}'") from error
 
 
 def create_output(url: str, *, outputs: Sequence[Described], provenance: Mapping[str, Any], n_tasks: int) -> Output:
@@ -75,6 +78,11 @@ def create_output(url: str, *, outputs: Sequence[Described], provenance: Mapping
     if arrays.exists(url):
         raise VolumeError(
             f"the output must not exist yet, and something is at '{url}'. Go on with it by 'engine resume', or choose "
+            "another path."
+        )
+    if around := arrays.array_around(url):
+        raise VolumeError(
+            f"the output must lie beside arrays, and '{url}' is inside '{around}': their objects would mix. Choose "
             "another path."
         )
     with _removed_on_failure(url):
@@ -128,6 +136,10 @@ def open_output(url: str) -> Output:
         raise LedgerError(
             f"'{url}' is not an output of this engine: it has no plan in its attributes. Start a new run."
         )
-    names = [output["name"] for output in provenance["plan"]["outputs"]]
+    try:
+        names = [output["name"] for output in provenance["plan"]["outputs"]]
+    except (KeyError, TypeError) as error:
+        message = f"the plan in the attributes of '{url}' is damaged: it names no outputs. Start a new run."
+        raise LedgerError(message) from error
     volumes = {name: open_volume(f"{url}/{name}") for name in names}
     return Output(url, provenance, volumes, Ledger.open(url))
