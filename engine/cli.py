@@ -2,16 +2,13 @@
 
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from engine.check import check
-from engine.cli_errors import quiet_libraries, told
+from engine.cli_errors import INTERRUPTED, quiet_libraries, told
 from engine.cli_options import (
     Address,
     AxisNames,
@@ -41,6 +38,7 @@ from engine.cli_options import (
     Variables,
     Weights,
     Workers,
+    check_positive,
     json_loaded,
     json_saved,
     numbers,
@@ -52,7 +50,17 @@ from engine.prepare import prepare
 from engine.reopen import resume, status, verify
 from engine.run import Report, RunnerMaker, check_complete, run_prepared, serial_runner
 from engine.runtime.progress import progress
-from engine.show import certificate_rows, plan_rows, print_check, print_rows, report_rows, status_rows
+from engine.show import (
+    certificate_rows,
+    plan_rows,
+    print_check,
+    print_rows,
+    report_rows,
+    shard_bar,
+    spinner,
+    status_rows,
+    volume_rows,
+)
 from engine.storage.ingest import ingest
 
 app = typer.Typer(
@@ -73,18 +81,14 @@ def ingest_command(
     threads: ShardThreads = 2,
 ) -> None:
     """Turn a slide, a scan or climate files into a chunked volume; call it again to go on after a kill."""
-    if threads < 1:
-        raise UsageError(f"--threads must be at least 1, not {threads}. Give 1 or more.")
+    check_positive(threads, "--threads")
     if len(paths) < 2:
         raise UsageError(f"ingest needs a source and a target, not only '{paths[0]}'. Give SOURCE... TARGET.")
     steps = tuple(numbers(spacing, "--spacing", float)) if spacing else None
     names = tuple(variables.split(",")) if variables else None
-    with _shard_bar() as tell:
+    with shard_bar() as tell:
         volume = ingest(paths[:-1], paths[-1], progress=tell, spacing=steps, variables=names, n_threads=threads)
-    levels = ", ".join(" x ".join(map(str, level.shape)) for level in volume.levels)
-    axes = ", ".join(f"{a.name} ({a.role}, {a.spacing:g} {a.unit or ''})".replace(" )", ")") for a in volume.axes)
-    rows = [("volume", paths[-1]), ("axes", axes), ("levels", levels), ("dtype", str(volume.dtype))]
-    print_rows(rows, title="Ingested")
+    print_rows(volume_rows(volume), title="Ingested")
 
 
 @app.command("check")
@@ -96,7 +100,7 @@ def check_command(
     device: Device = None,
 ) -> None:
     """Show what a model needs per output and axis, proved or probed, and that tiles equal the whole."""
-    with _spinner() as tell:
+    with spinner() as tell:
         found = check(model, weights=weights, n_space=space, n_channels=channels, device=device, tell=tell)
     print_check(found)
 
@@ -138,7 +142,7 @@ def plan_command(
         pyramid=pyramid,
         extend=extend,
     )
-    with _spinner() as tell:
+    with spinner() as tell:
         plan = prepare(source, model, chosen, tell=tell).plan
     print_rows(plan_rows(plan), title="Plan")
     if json_file is not None:
@@ -186,7 +190,7 @@ def run_command(
         extend=extend,
     )
     maker = _runner(runner, address)
-    with _spinner() as tell:
+    with spinner() as tell:
         prepared = prepare(source, model, chosen, tell=tell)
     print_rows(plan_rows(prepared.plan), title="Plan")
     with progress(Console(stderr=sys.stderr.isatty())) as listener:
@@ -234,8 +238,7 @@ def verify_command(
     device: Device = None,
 ) -> None:
     """Recompute random tiles on a shifted grid, and write the certificate into the output's attributes."""
-    if tiles < 1:
-        raise UsageError(f"--tiles must be at least 1, not {tiles}. Give 1 or more.")
+    check_positive(tiles, "--tiles")
     certificate = verify(output, source=source, model=model, n_tiles=tiles, seed=seed, device=device)
     print_rows(certificate_rows(certificate.to_json()), title="Verified")
 
@@ -260,20 +263,15 @@ def report_command(output: OutputUrl, json_file: JsonFile = None) -> None:
 
 
 def _runner(name: str, address: str | None) -> RunnerMaker:
-    if name == "serial":
-        if address:
-            raise UsageError(f"--address {address} needs --runner ray, not serial. Leave one of them out.")
-        return serial_runner
-    if name != "ray":
+    if name == "ray":
+        from engine.runner import ray_runner  # only now: Ray takes a second to import
+
+        return ray_runner(address)
+    if name != "serial":
         raise UsageError(f"--runner must be ray or serial, not '{name}'. Name one of them.")
-    return ray_runner(address)
-
-
-def ray_runner(address: str | None = None) -> RunnerMaker:
-    """Return what makes a pool of Ray actors for a plan; imports ray only now."""
-    from engine.runner import ray_runner as make
-
-    return make(address)
+    if address:
+        raise UsageError(f"--address {address} needs --runner ray, not serial. Leave one of them out.")
+    return serial_runner
 
 
 def _finish(report: Report) -> None:
@@ -281,39 +279,18 @@ def _finish(report: Report) -> None:
     check_complete(report)
 
 
-@contextmanager
-def _spinner() -> Iterator[Any]:
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda _: None
-        return
-    with console.status("opening") as spinner:
-        yield spinner.update
-
-
-@contextmanager
-def _shard_bar() -> Iterator[Any]:
-    """Show shards done, bytes/s and time left; nothing where there is no terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("ingest"), BarColumn(), MofNCompleteColumn(), TextColumn("shards"), TimeRemainingColumn())
-    with Progress(*columns, TransferSpeedColumn(), console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("shards", total=None)
-        yield lambda done, total, _: bar.update(task, completed=done, total=total)
-
-
 def main() -> None:
     """Run the command line; a refusal is one line on standard error and a non-zero exit code."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         quiet_libraries()
         code = app(standalone_mode=False)
+        if code == INTERRUPTED:  # typer has taken the interrupt itself
+            code = told(KeyboardInterrupt())
+        sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 -- the last rim: whatever it is, one line
         code = told(error)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from engine.errors import UsageError
+from engine.errors import PlanError, UsageError
 from engine.geometry.edges import Edge, EdgeKind
 from engine.memory import parse_bytes
+from engine.plan_json import plan_from_json
 from engine.prepare import Options
 
 Paths = Annotated[
@@ -95,6 +96,16 @@ def numbers(text: str, option: str, kind: type) -> list[Any]:
         raise UsageError(f"{option} must be {wanted} joined by commas, not '{text}'. Give it as {example}.") from error
 
 
+def check_positive(value: int, option: str) -> None:
+    """Refuse a number of an option that is not at least 1.
+
+    Raises:
+        UsageError: If it is not.
+    """
+    if value < 1:
+        raise UsageError(f"{option} must be at least 1, not {value}. Give 1 or more.")
+
+
 def _bytes(text: str) -> int:
     try:
         return parse_bytes(text)
@@ -158,6 +169,9 @@ def json_loaded(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UsageError(f"{wanted}, and cannot be read: {reason}. Name another, or save it again.") from error
-    if not isinstance(value, dict) or "source" not in value:
-        raise UsageError(f"{wanted}, and it holds something else. Name another, or save it again.")
-    return value
+    try:
+        plan_from_json(value)
+    except PlanError as error:
+        raise UsageError(f"{wanted}, and it holds something else. Name another, or save it again.") from error
+    saved: dict[str, Any] = value
+    return saved

@@ -1,8 +1,10 @@
-"""What people see: a plan, a check, a report and a status as tables."""
+"""What people see: a plan, a check, a report and a status as tables; what is going on before and beside a run."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
 from engine.check import Check
@@ -12,8 +14,23 @@ from engine.memory import format_bytes
 from engine.plan import Plan
 from engine.reopen import Status
 from engine.run import Report
+from engine.storage.volume import Volume
 
 Row = tuple[str, str]
+
+
+def volume_rows(volume: Volume) -> list[Row]:
+    """Return a volume as pairs of what and how much."""
+    steps = [
+        f"{axis.name} ({axis.role}, {axis.spacing:g} {axis.unit or ''})".replace(" )", ")") for axis in volume.axes
+    ]
+    levels = [" x ".join(map(str, level.shape)) for level in volume.levels]
+    return [
+        ("volume", volume.url),
+        ("axes", ", ".join(steps)),
+        ("levels", ", ".join(levels)),
+        ("dtype", str(volume.dtype)),
+    ]
 
 
 def plan_rows(plan: Plan) -> list[Row]:
@@ -174,3 +191,24 @@ def print_rows(rows: Iterable[Row], *, title: str, console: Console | None = Non
     for what, how in rows:
         table.add_row(what, how)
     (console or Console()).print(table)
+
+
+@contextmanager
+def spinner() -> Iterator[Callable[[str], None]]:
+    """Turn while something is prepared, and tell what; nothing where there is no terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    with console.status("opening") as turning:
+        yield turning.update
+
+
+@contextmanager
+def shard_bar() -> Iterator[Callable[[int, int, int], None]]:
+    """Show shards done, bytes/s and time left; nothing where there is no terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("ingest"), BarColumn(), MofNCompleteColumn(), TextColumn("shards"), TimeRemainingColumn())
+    with Progress(*columns, TransferSpeedColumn(), console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("shards", total=None)
+        yield lambda done, total, _: bar.update(task, completed=done, total=total)

@@ -1,6 +1,8 @@
 """What tests share: one small local Ray per session, started when the first test asks for it."""
 
+import logging
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -13,6 +15,19 @@ if str(ROOT) not in sys.path:
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
 )  # in Ray's workers too
+
+
+@pytest.fixture
+def engine(capsys, monkeypatch):
+    """The command line in this process; what it sets for its own is set back."""
+    from tests.command import Commands
+
+    torch_logger, handler = logging.getLogger("torch"), signal.getsignal(signal.SIGTERM)
+    level = torch_logger.level
+    yield Commands(capsys, monkeypatch)
+    logging.captureWarnings(False)
+    torch_logger.setLevel(level)
+    signal.signal(signal.SIGTERM, handler)
 
 
 @pytest.fixture(scope="session")
