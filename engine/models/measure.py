@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from engine.models.allocator import release_freed_memory
+from engine.models.allocator import HOLES, no_memory_kept
 
 PRECISIONS = ("float32", "float64", "bfloat16")
 """What a run may compute in; float32 and float64 are the model's own, bfloat16 is autocast."""
@@ -20,7 +20,7 @@ class Cost:
 
     seconds: float
     peak_bytes: int
-    """Above what was held before the call, input included."""
+    """Above what was held before the call, input included; on a CPU with the holes that kept memory has."""
 
 
 def pin_arithmetic(device: torch.device) -> None:
@@ -46,18 +46,20 @@ def measure(module: torch.nn.Module, x: torch.Tensor, *, precision: str = "float
     """
     seconds = []
     with torch.inference_mode(), precision_context(precision, x.device):
-        before = _mark(x.device)
-        module(x)
-        if x.is_cuda:
-            torch.cuda.synchronize(x.device)
-        peak = _peak(x.device) - before
+        with no_memory_kept():
+            before = _mark(x.device)
+            module(x)
+            if x.is_cuda:
+                torch.cuda.synchronize(x.device)
+            peak = _peak(x.device) - before
         for _ in range(n_runs):
             begin = time.perf_counter()
             module(x)
             if x.is_cuda:
                 torch.cuda.synchronize(x.device)
             seconds.append(time.perf_counter() - begin)
-    return Cost(min(seconds), max(peak, 0) + x.numel() * x.element_size())
+    needed = max(peak, 0) + x.numel() * x.element_size()
+    return Cost(min(seconds), needed if x.is_cuda else int(HOLES * needed))
 
 
 def _mark(device: torch.device) -> int:
@@ -65,7 +67,6 @@ def _mark(device: torch.device) -> int:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return int(torch.cuda.memory_allocated(device))
-    release_freed_memory()
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
