@@ -58,6 +58,11 @@ def _usage(error: BaseException) -> str:
         guess = f"Did you mean '{near[0]}'? " if near else ""
         return f"'{command}' has no option '{option}'. {guess}{advice}"
     text = str(getattr(error, "format_message", lambda: error)()).strip()
+    if text.startswith("No such command '") and "Did you mean" not in text:  # click before 8.2
+        names = getattr(getattr(context, "command", None), "commands", ())
+        text = text.rstrip(".") + "".join(
+            f". Did you mean '{near}'?" for near in get_close_matches(text.split("'")[1], names, n=1)
+        )
     return f"{text if text.endswith(('.', '?')) else text + '.'} {advice}"
 
 
