@@ -99,8 +99,8 @@ def _check_source(source: SourceFacts, geometry: ModelGeometry, wishes: Wishes) 
         )
     if wishes.batch_size and geometry.n_batch and wishes.batch_size != geometry.n_batch:
         raise PlanError(
-            f"the model was exported for a batch of {geometry.n_batch} only, not {wishes.batch_size}. Leave out --batch, "
-            "or export it with a dynamic batch."
+            f"the model was exported for a batch of {geometry.n_batch} only, not {wishes.batch_size}. "
+            "Leave out --batch, or export it with a dynamic batch."
         )
     if np.dtype(source.dtype).kind not in "uif":
         raise PlanError(f"the source must hold numbers, not {source.dtype}, in {source.url}. Convert it first.")
