@@ -199,7 +199,7 @@ def _around(edges: Sequence[Edge], names: Sequence[str], shape: Sequence[int], *
     if edge.around not in names or edge.around == names[axis]:
         others = [name for name in names if name != names[axis]]
         raise EdgeError(
-            f"the pole on axis '{names[axis]}' must name the axis it rolls, not {edge.around!r}: one of {others}. "
+            f"the pole on axis '{names[axis]}' must name the axis it rolls, not {edge.around}: one of {others}. "
             f"Write {names[axis]}=pole:{others[0] if others else 'lon'}."
         )
     around = names.index(edge.around)
