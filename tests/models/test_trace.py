@@ -1,4 +1,4 @@
-"""The trace, operation by operation: each small network tiled in float64 equals its whole run, and so does its program."""
+"""The trace, operation by operation: each small network tiled in float64 equals its whole run."""
 
 import random
 
@@ -117,7 +117,13 @@ NETWORKS = [
     ("slices with a step", Fn(_strided_slices, conv=_conv(1, 2)), 2),
     (
         "valid convolutions with cropped skips",
-        Fn(_valid_unet, first=nn.Conv2d(1, 3, 3), middle=nn.Conv2d(3, 3, 3), up=nn.ConvTranspose2d(3, 2, 2, stride=2), last=nn.Conv2d(5, 2, 3)),
+        Fn(
+            _valid_unet,
+            first=nn.Conv2d(1, 3, 3),
+            middle=nn.Conv2d(3, 3, 3),
+            up=nn.ConvTranspose2d(3, 2, 2, stride=2),
+            last=nn.Conv2d(5, 2, 3),
+        ),
         2,
     ),
     ("operations in place", Fn(_in_place, conv=_conv(1, 1, 5)), 2),
@@ -131,15 +137,41 @@ NETWORKS = [
     ("bilinear down by 4", Fn(_shrunk("bilinear", 4, align_corners=False), conv=_conv(1, 1)), 2),
     ("reflect padding", nn.Sequential(*(_conv(1, 1, 5, padding_mode="reflect") for _ in range(3))), 2),
     ("replicate padding", nn.Sequential(*(_conv(1, 1, 5, padding_mode="replicate") for _ in range(3))), 2),
-    ("explicit uneven padding", nn.Sequential(nn.ZeroPad2d((3, 0, 1, 2)), nn.Conv2d(1, 2, 4), nn.ConstantPad2d((0, 1, 2, 0), 3.0), nn.Conv2d(2, 1, 2)), 2),
-    ("layer norm over channels by permute", Fn(_layer_norm, conv=_conv(1, 4, 7), norm=nn.LayerNorm(4), dense=nn.Linear(4, 3)), 2),
+    (
+        "explicit uneven padding",
+        nn.Sequential(
+            nn.ZeroPad2d((3, 0, 1, 2)), nn.Conv2d(1, 2, 4), nn.ConstantPad2d((0, 1, 2, 0), 3.0), nn.Conv2d(2, 1, 2)
+        ),
+        2,
+    ),
+    (
+        "layer norm over channels by permute",
+        Fn(_layer_norm, conv=_conv(1, 4, 7), norm=nn.LayerNorm(4), dense=nn.Linear(4, 3)),
+        2,
+    ),
     ("reductions and softmax over channels", Fn(_channels, conv=_conv(1, 3), other=_conv(1, 3)), 2),
     ("outputs at 1/4, 1 and 2", Fn(_several_scales, conv=_conv(1, 3), quarter=nn.Conv2d(3, 2, 4, stride=4)), 2),
-    ("one axis", nn.Sequential(nn.Conv1d(1, 3, 9, padding=8, dilation=2), nn.AvgPool1d(3, 2, 1), nn.ELU(), nn.Conv1d(3, 1, 2)), 1),
+    (
+        "one axis",
+        nn.Sequential(nn.Conv1d(1, 3, 9, padding=8, dilation=2), nn.AvgPool1d(3, 2, 1), nn.ELU(), nn.Conv1d(3, 1, 2)),
+        1,
+    ),
     ("Lp pool", nn.Sequential(_conv(1, 2), nn.LPPool2d(2, 3, stride=2)), 2),
-    ("three axes of uneven strides", nn.Sequential(nn.Conv3d(1, 2, (1, 3, 3), padding=(0, 1, 1)), nn.MaxPool3d((1, 2, 2)), nn.ConvTranspose3d(2, 1, (2, 2, 2), stride=(1, 2, 2))), 3),
-    ("grouped and depthwise convolutions", nn.Sequential(_conv(1, 4), _conv(4, 4, 5, groups=4), _conv(4, 6, 1, groups=2)), 2),
-]  # fmt: skip
+    (
+        "three axes of uneven strides",
+        nn.Sequential(
+            nn.Conv3d(1, 2, (1, 3, 3), padding=(0, 1, 1)),
+            nn.MaxPool3d((1, 2, 2)),
+            nn.ConvTranspose3d(2, 1, (2, 2, 2), stride=(1, 2, 2)),
+        ),
+        3,
+    ),
+    (
+        "grouped and depthwise convolutions",
+        nn.Sequential(_conv(1, 4), _conv(4, 4, 5, groups=4), _conv(4, 6, 1, groups=2)),
+        2,
+    ),
+]
 CASES = [pytest.param(network, n_space, id=name) for name, network, n_space in NETWORKS]
 
 
@@ -237,10 +269,12 @@ PROGRAMS = [
     # how it was saved, file, what is known of it
     pytest.param(lambda folder: _exported(folder / "net.pt2", space="free"), "proved", id="exported with free shapes"),
     pytest.param(lambda folder: _exported(folder / "net.pt2", space="even"), "probed", id="exported for even sizes"),
-    pytest.param(lambda folder: _exported(folder / "net.pt2", batch=1, space="even"), "probed", id="exported for batch 1"),
+    pytest.param(
+        lambda folder: _exported(folder / "net.pt2", batch=1, space="even"), "probed", id="exported for batch 1"
+    ),
     pytest.param(lambda folder: _scripted(folder / "net.pt", is_traced=False), "probed", id="TorchScript, scripted"),
     pytest.param(lambda folder: _scripted(folder / "net.pt", is_traced=True), "probed", id="TorchScript, traced"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -266,7 +300,7 @@ def test_a_program_of_static_shapes_runs_at_its_one_shape_and_is_refused_at_othe
     wanted = whole_run(Named(_small()), array, torch.float64)["output"]
     assert wanted.std() > 0
     np.testing.assert_allclose(found.levels[0], wanted, rtol=0, atol=1e-12)
-    with pytest.raises(PlanError, match="'y'.*takes 32 voxels only.*dynamic shapes"):
+    with pytest.raises(PlanError, match=r"'y'.*takes 32 voxels only.*dynamic shapes"):
         plan_for(geometry, np.zeros((1, 84, 132)), batch_size=2)
     with pytest.raises(PlanError, match="batch of 2 only, not 3"):
         plan_for(geometry, array, batch_size=3)
