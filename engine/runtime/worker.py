@@ -9,7 +9,7 @@ threads.
 import gc
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,11 +18,11 @@ from threading import Lock
 import numpy as np
 
 from engine.models.forward import Forward, Held, TileMemoryError
-from engine.plan import OutputFacts, Plan
+from engine.plan import Plan
 from engine.planner import shrink_tile
+from engine.runtime.coarsen import coarse_block
 from engine.runtime.events import Failure, Receipt
 from engine.runtime.stitch import block_jobs, block_shapes, read_block
-from engine.storage.pyramid import finer_region, reduce_mean, reduce_mode
 from engine.storage.volume import Volume
 
 
@@ -126,28 +126,22 @@ class BlockWorker:
         return n_voxels, n_bytes
 
     def _reduce(self, receipt: Receipt, index: tuple[int, ...], level: int) -> Receipt:
-        """Make a block of a coarser level from the finer level."""
+        """Make a block of a coarser level from the finer level; it counts as writing, one at a time."""
         n_voxels = n_read = n_written = 0
-        begin = time.perf_counter()
-        for output in self.plan.outputs:
-            target = self.plan.block_region(output, index, level)
-            if not target.n_voxels:
-                continue
-            factors = (1,) * (len(output.shape) - len(self.plan.tilings)) + self.plan.factors[level - 1]
-            source = finer_region(target, factors=factors, finer_shape=self.plan.level_shape(output, level - 1))
-            fine = self.outputs[output.name].read(source, level=level - 1)
-            coarse = _reducer(output)(fine, factors)
-            self.outputs[output.name].write(target, coarse, level=level)
-            n_voxels, n_read = n_voxels + coarse.size, n_read + fine.nbytes
-            n_written += coarse.nbytes
+        spent: dict[str, float] = {}
+        with self._stages["write"].enter(spent, "write"):
+            for output in self.plan.outputs:
+                target = self.plan.block_region(output, index, level)
+                if not target.n_voxels:
+                    continue
+                volume = self.outputs[output.name]
+                coarse, n_bytes = coarse_block(self.plan, output, volume, target=target, level=level)
+                volume.write(target, coarse, level=level)
+                n_voxels, n_read, n_written = n_voxels + coarse.size, n_read + n_bytes, n_written + coarse.nbytes
         return replace(
             receipt,
-            write_seconds=time.perf_counter() - begin,
+            write_seconds=spent["write"],
             n_voxels=n_voxels,
             n_bytes_read=n_read,
             n_bytes_written=n_written,
         )
-
-
-def _reducer(output: OutputFacts) -> Callable[[np.ndarray, tuple[int, ...]], np.ndarray]:
-    return reduce_mode if output.is_label else reduce_mean

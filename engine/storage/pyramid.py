@@ -114,10 +114,11 @@ def reduce_mode(voxels: NDArray[Any], factors: Sequence[int]) -> NDArray[Any]:
     exists = np.pad(np.ones(voxels.shape, np.bool_), pads)
     corners = product(*map(range, factors))
     offsets = [tuple(slice(o, None, f) for o, f in zip(corner, factors, strict=True)) for corner in corners]
-    best, best_votes = padded[offsets[0]].copy(), np.zeros(shape, np.int64)
+    counter = np.min_scalar_type(len(offsets))
+    best, best_votes = padded[offsets[0]].copy(), np.zeros(shape, counter)
     for at in offsets:
         value = padded[at]
-        votes = sum(((padded[other] == value) & exists[other]).astype(np.int64) for other in offsets)
+        votes = sum(((padded[other] == value) & exists[other]).astype(counter) for other in offsets)
         is_better = exists[at] & ((votes > best_votes) | ((votes == best_votes) & (value < best)))
         best, best_votes = np.where(is_better, value, best), np.where(is_better, votes, best_votes)
     return np.ascontiguousarray(best)
