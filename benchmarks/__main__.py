@@ -1,0 +1,34 @@
+"""Run the benchmarks that are named, or all of them."""
+
+import logging
+import sys
+import time
+import warnings
+
+from benchmarks import compare, memory, scale, speed
+from benchmarks.report import keep, show
+
+PARTS = {"speed": speed.main, "compare": compare.main, "memory": memory.main, "scale": scale.main}
+
+
+def main(names: list[str]) -> int:
+    """Run the parts, print their tables and keep them."""
+    unknown = sorted({*names} - {*PARTS})
+    if unknown:
+        print(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(PARTS)}.")
+        return 2
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    for name in names or PARTS:
+        begin = time.monotonic()
+        results = PARTS[name]()
+        seconds = time.monotonic() - begin
+        for result in results:
+            show(result)
+        keep(name, results, seconds=seconds)
+        print(f"{name}: {seconds:.0f} s\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,202 @@
+"""How near a run comes to the bare model over the same voxels in memory, and to the floor of its three stages."""
+
+import resource
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+
+import torch
+
+from benchmarks.report import Result
+from benchmarks.runs import Repeated, repeated
+from benchmarks.volumes import generated
+from engine.geometry.region import Region
+from engine.memory import n_cpus
+from engine.models.load import load_model
+from engine.plan import Plan
+from engine.prepare import Options, prepare
+from engine.run import serial_runner
+from engine.runner import ray_runner
+from engine.storage.output import open_output
+from engine.storage.volume import Volume
+
+N_THREADS = 2
+N_ROUNDS = 5
+RUNNERS = {"ray, 1 worker": ray_runner(), "serial, 3 in flight": serial_runner}
+
+WHOLE = "one tile holds it"
+EIGHTH = "a tile is an eighth at most"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A compute-bound network over a volume that fits in memory."""
+
+    name: str
+    model: str
+    axes: str
+    shape: tuple[int, ...]
+    dtype: str = "uint8"
+
+
+CASES = (
+    Case("3-d U-Net", "benchmarks.networks:unet_3d", "zyx", (128, 128, 128)),
+    Case("2-d U-Net", "benchmarks.networks:unet_2d", "cyx", (3, 2048, 2048)),
+)
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Seconds of one thing done once."""
+
+    wall: float
+    cpu: float
+
+
+def spend(deed: Callable[[], object]) -> Spent:
+    """Return what a deed costs in this process."""
+    wall, cpu = time.perf_counter(), _cpu()
+    deed()
+    return Spent(time.perf_counter() - wall, _cpu() - cpu)
+
+
+def _cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def main() -> list[Result]:
+    """Measure everything of this part."""
+    torch.set_num_threads(N_THREADS)
+    rows = [row for case in CASES for row in compute_bound(case)]
+    compute = Result(
+        "A run over the bare model, compute-bound",
+        ("network, volume, memory", "runner", "tile", "computed/core", "bare s", "run s", "ratio", "wanted"),
+        tuple(rows),
+        f"Steady state: from the first submit to the last receipt, the worker warm, pyramid included. Best of {N_ROUNDS} interleaved "
+        f"rounds, {N_THREADS} threads. Wanted: 1.10 x computed/core.",
+    )
+    return [compute, io_bound()]
+
+
+def compute_bound(case: Case) -> list[tuple[str, ...]]:
+    """Return the rows of one network, with memory ample and short."""
+    volume = generated(axes=case.axes, shape=case.shape, dtype=case.dtype)
+    model = load_model(case.model)
+    n_space = 3 if case.axes == "zyx" else 2
+    sizes = case.shape[-n_space:]
+    whole = volume.read(Region.whole(volume.shape)).reshape(1, -1, *sizes)
+    x = torch.from_numpy(whole).to(torch.float32)
+    rows = []
+    for memory in (WHOLE, EIGHTH):
+        options = Options(threads=N_THREADS)
+        prepared = prepare(volume.url, case.model, options)
+        if memory == EIGHTH:
+            limit = _eighth(prepared.plan)
+            while prod(prepared.plan.tile_shape) * 8 > prod(sizes):
+                options = Options(threads=N_THREADS, memory=limit)
+                prepared = prepare(volume.url, case.model, options)
+                limit -= 16 * 2**20
+        bare: list[float] = []
+        ours: dict[str, list[float]] = {name: [] for name in RUNNERS}
+        with ExitStack() as stack, torch.inference_mode():
+            runs = {
+                name: stack.enter_context(repeated(prepared, model=case.model, options=options, runner=runner))
+                for name, runner in RUNNERS.items()
+            }
+            model.module(x)
+            for _ in range(N_ROUNDS):
+                bare.append(spend(lambda: model.module(x)).wall)
+                for name, run in runs.items():
+                    ours[name].append(run.again())
+        plan = prepared.plan
+        for name, seconds in ours.items():
+            rows.append(
+                (
+                    f"{case.name}, {_times(sizes)}, {memory}",
+                    name,
+                    _times(plan.tile_shape),
+                    f"{plan.compute_ratio:.2f}",
+                    f"{min(bare):.2f}",
+                    f"{min(seconds):.2f}",
+                    f"{min(seconds) / min(bare):.2f}",
+                    f"{1.1 * plan.compute_ratio:.2f}",
+                )
+            )
+    return rows
+
+
+def _eighth(plan: Plan) -> int:
+    """Return a memory limit under which half of what is left, the tile's share, holds an eighth of the volume."""
+    tile = plan.cost.bytes_per_voxel * prod(tiling.extent.size for tiling in plan.tilings) / 8
+    return plan.projection.base + int(2 * tile)
+
+
+def _times(lengths: tuple[int, ...]) -> str:
+    return " x ".join(map(str, lengths))
+
+
+def io_bound() -> Result:
+    """Compare a run of a small network with its stages, each alone."""
+    spec = "benchmarks.networks:three_layers"
+    volume = generated(axes="yx", shape=(16384, 16384), dtype="uint16")
+    options = Options(threads=N_THREADS, pyramid=False)
+    prepared = prepare(volume.url, spec, options)
+    plan, model = prepared.plan, prepared.model.module
+    spent: dict[str, list[Spent]] = {"read": [], "compute": [], "write": []}
+    ours: dict[str, list[float]] = {name: [] for name in RUNNERS}
+    with ExitStack() as stack:
+        runs = {
+            name: stack.enter_context(repeated(prepared, model=spec, options=options, runner=runner))
+            for name, runner in RUNNERS.items()
+        }
+        stages = _stages(plan, volume, model, runs["serial, 3 in flight"])
+        for _ in range(N_ROUNDS):
+            for name, deed in stages.items():
+                spent[name].append(spend(deed))
+            for name, run in runs.items():
+                ours[name].append(run.again())
+    wall = {name: min(s.wall for s in all_) for name, all_ in spent.items()}
+    cpu = {name: min(s.cpu for s in all_) for name, all_ in spent.items()}
+    floor = max(*wall.values(), sum(cpu.values()) / n_cpus())
+    rows = [(f"{name} alone", f"{wall[name]:.2f}", f"{cpu[name]:.2f}", "", "") for name in spent]
+    rows.append(("floor", f"{floor:.2f}", f"{sum(cpu.values()):.2f}", "1.00", ""))
+    for name, seconds in ours.items():
+        rows.append((f"run: {name}", f"{min(seconds):.2f}", "", f"{min(seconds) / floor:.2f}", "1.25"))
+    return Result(
+        "An I/O-bound run over its floor",
+        ("what", "wall s", "CPU s", "over floor", "wanted"),
+        tuple(rows),
+        f"Three layers over {_times(plan.source.shape)} uint16 ({volume.n_bytes / 1e9:.2f} GB) to float32, blocks "
+        f"{_times(tuple(t.block for t in plan.tilings))}, tiles {_times(plan.tile_shape)}. Floor: the larger of the "
+        f"slowest stage alone and all CPU seconds over {n_cpus()} cores. No pyramid. Best of {N_ROUNDS} interleaved rounds.",
+    )
+
+
+def _stages(plan: Plan, volume: Volume, model: torch.nn.Module, run: Repeated) -> dict[str, Callable[[], None]]:
+    """Return the three stages, each alone with the library calls that a worker makes."""
+    indices = list(product(*map(range, plan.graph.counts)))
+    output = open_output(str(run.folder / "out.zarr")).volumes["output"]
+    facts = plan.outputs[0]
+    regions = [plan.block_region(facts, index) for index in indices]
+    stored = [output.read(region) for region in regions]
+    tile = torch.rand(plan.batch_size, 1, *plan.tile_shape)
+    n_calls = sum(-(-prod(len(tiles) for tiles in plan.tiles(index)) // plan.batch_size) for index in indices)
+
+    def read() -> None:
+        for index in indices:
+            volume.read(plan.read_region(index))
+
+    def compute() -> None:
+        with torch.inference_mode():
+            for _ in range(n_calls):
+                model(tile)
+
+    def write() -> None:
+        for region, voxels in zip(regions, stored, strict=True):
+            output.write(region, voxels)
+
+    return {"read": read, "compute": compute, "write": write}
