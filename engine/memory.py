@@ -65,6 +65,11 @@ def available_bytes() -> int:
     return min(limits)
 
 
+def resident_bytes() -> int:
+    """Return the memory that this process holds now."""
+    return int(psutil.Process().memory_info().rss)
+
+
 def n_cpus() -> int:
     """Return the CPUs this process may use: affinity, cgroup quota and Slurm counted; at least 1."""
     counts = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1]

@@ -17,6 +17,8 @@ from threading import Lock
 
 import numpy as np
 
+from engine.memory import resident_bytes
+from engine.models.allocator import release_freed_memory
 from engine.models.forward import Forward, Held, TileMemoryError
 from engine.plan import Plan
 from engine.planner import shrink_tile
@@ -24,6 +26,9 @@ from engine.runtime.coarsen import coarse_block
 from engine.runtime.events import Failure, Receipt
 from engine.runtime.stitch import block_jobs, block_shapes, read_block
 from engine.storage.volume import Volume
+
+KEPT_SHARE = 0.85
+"""Part of the projected memory up to which freed memory is kept: its holes grow slowly, block by block."""
 
 
 @dataclass
@@ -70,6 +75,8 @@ class BlockWorker:
             done = self._reduce(receipt, index, level) if level else self._infer(receipt, index)
         except Exception as error:  # noqa: BLE001 -- the worker's rim: whatever a block does, the run goes on
             done = replace(receipt, error=Failure.of(error))
+        if resident_bytes() > KEPT_SHARE * self.plan.projection.n_bytes:
+            release_freed_memory()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return replace(done, peak_rss_bytes=peak, tile_shrunk_to=self._shrunk)
 
