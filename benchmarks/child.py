@@ -1,4 +1,4 @@
-"""A contender in a process of its own: runs one way over a volume, saves the scores, and prints seconds and peak memory.
+"""A contender in a process of its own: runs one way over a volume, saves the scores, prints seconds and peak memory.
 
 ``python -m benchmarks.child '{"way": "whole", ...}'``; with ``rounds`` it waits for a line on stdin before each.
 """

@@ -69,9 +69,9 @@ def compare(title: str, model: str, volume: Volume, *, memory: int, rounds: int)
         title,
         COLUMNS,
         tuple(rows),
-        f"{'x'.join(map(str, volume.shape))}, float32, 2 threads, a process each; the halo that we derive is {halo}. Ours "
-        f"goes from Zarr to Zarr under a limit of {format_bytes(plan.memory_limit)}; the others have all in memory. Best of "
-        f"{rounds}, in turns. Wanted: 0 labels changed, and not slower than MONAI at 0.25.",
+        f"{'x'.join(map(str, volume.shape))}, float32, 2 threads, a process each; the derived halo is {halo}. Ours "
+        f"goes from Zarr to Zarr under a limit of {format_bytes(plan.memory_limit)}; the others have all in memory. "
+        f"Best of {rounds}, in turns. Wanted: 0 labels changed, and not slower than MONAI at 0.25.",
     )
 
 

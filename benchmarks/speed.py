@@ -76,8 +76,8 @@ def main() -> list[Result]:
         "A run over the bare model, compute-bound",
         ("network, volume, memory", "runner", "tile", "computed/core", "bare s", "run s", "ratio", "wanted"),
         tuple(rows),
-        f"Steady state: from the first submit to the last receipt, the worker warm, pyramid included. Best of {N_ROUNDS} interleaved "
-        f"rounds, {N_THREADS} threads. Wanted: 1.10 x computed/core.",
+        f"Steady state: from the first submit to the last receipt, the worker warm, pyramid included. Best of "
+        f"{N_ROUNDS} interleaved rounds, {N_THREADS} threads. Wanted: 1.10 x computed/core.",
     )
     return [compute, io_bound()]
 
@@ -172,7 +172,8 @@ def io_bound() -> Result:
         tuple(rows),
         f"Three layers over {_times(plan.source.shape)} uint16 ({volume.n_bytes / 1e9:.2f} GB) to float32, blocks "
         f"{_times(tuple(t.block for t in plan.tilings))}, tiles {_times(plan.tile_shape)}. Floor: the larger of the "
-        f"slowest stage alone and all CPU seconds over {n_cpus()} cores. No pyramid. Best of {N_ROUNDS} interleaved rounds.",
+        f"slowest stage alone and all CPU seconds over {n_cpus()} cores. No pyramid. "
+        f"Best of {N_ROUNDS} interleaved rounds.",
     )
 
 
