@@ -284,7 +284,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         quiet_libraries()
-        code = app(standalone_mode=False)
+        code = app(prog_name="engine", standalone_mode=False)
         if code == INTERRUPTED:  # typer has taken the interrupt itself
             code = told(KeyboardInterrupt())
         sys.stdout.flush()

@@ -29,6 +29,9 @@ def x() -> torch.Tensor:
     ],
 )
 def test_a_wrapper_exports_and_gives_the_same(module: nn.Module) -> None:
+    torch.manual_seed(0)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.export.export(module.eval(), (x(),)).module()
