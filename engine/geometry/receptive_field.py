@@ -108,7 +108,8 @@ class AxisProgram:
 
     def legal_size(self, at_least: int) -> int | None:
         """Return the smallest legal input length from ``at_least`` on, or None where none comes."""
-        smallest = max((node.smallest for node in self.nodes if isinstance(node, Opaque)), default=1)
+        probed = (node for node in self.nodes if isinstance(node, Opaque) and node.sources == (0,))
+        smallest = max((node.smallest for node in probed), default=1)
         first = max(at_least, smallest)
         span = 4 * self.step + 512
         return next((n for n in range(first, first + span) if self.sizes(n) is not None), None)
