@@ -152,8 +152,8 @@ def _choose(
         )
     items = prod(axis.block for axis in batches)
     budget = Budget(
-        tile_bytes=(wishes.device_bytes if wishes.device_bytes is not None else left) // 2,
-        block_bytes=_block_budget(left, wishes),
+        tile_bytes=left if wishes.device_bytes is None else wishes.device_bytes,
+        block_bytes=left // (wishes.n_in_flight + 2),
         bytes_per_tile_voxel=cost.bytes_per_voxel * (wishes.batch_size or geometry.n_batch or 1),
         bytes_per_read_voxel=_source_bytes(source, geometry) * items,
         bytes_per_core_voxel=_output_bytes(geometry) * items,
@@ -161,6 +161,7 @@ def _choose(
         batch_size=wishes.batch_size or geometry.n_batch or 1,
         n_workers=wishes.n_workers,
         n_items=prod(axis.n_blocks for axis in batches),
+        n_blocks_beside=wishes.n_in_flight + (2 if wishes.device_bytes is None else 0),
     )
     options = [
         cuts(
@@ -180,12 +181,6 @@ def _choose(
             f"{error} The model's circular padding allows no tile short of the whole of {', '.join(circular)}: the "
             f"edge 'wrap' does (--edge {circular[0]}=wrap)."
         ) from error
-
-
-def _block_budget(left: int, wishes: Wishes) -> int:
-    """Return the bytes that one block's input and output may take: half of what is left, on the host and the device."""
-    on_host = left // (2 * (wishes.n_in_flight + 2))
-    return on_host if wishes.device_bytes is None else min(on_host, wishes.device_bytes // (2 * wishes.n_in_flight))
 
 
 def _along(lengths: tuple[int, ...], axis: int) -> int:

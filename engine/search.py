@@ -64,9 +64,9 @@ class Budget:
     """What a cut may use, and what it costs."""
 
     tile_bytes: int
-    """For the activations of one model call."""
+    """For the activations of one model call, and the blocks beside them."""
     block_bytes: int
-    """For one block's input and output."""
+    """For one block's input and output, at most."""
     bytes_per_tile_voxel: float
     """Of activations."""
     bytes_per_read_voxel: int
@@ -80,6 +80,8 @@ class Budget:
     n_workers: int
     n_items: int
     """Items of the batch axes: they multiply blocks, not tiles."""
+    n_blocks_beside: int = 0
+    """Blocks, counted with the copies that storing makes, that share the tile's memory."""
 
 
 def unit_for(program: AxisProgram, extent: Extent, n_space: int) -> int:
@@ -148,7 +150,8 @@ def search(options: Sequence[Sequence[Cut]], budget: Budget) -> tuple[Cut, ...]:
     outer = {name: _outer(columns) for name, columns in fields.items()}
     tile_bytes = outer["tile"] * budget.bytes_per_tile_voxel
     block_bytes = outer["block_read"] * budget.bytes_per_read_voxel + outer["block"] * budget.bytes_per_core_voxel
-    fits = (tile_bytes <= budget.tile_bytes) & (block_bytes <= budget.block_bytes)
+    together = tile_bytes + budget.n_blocks_beside * block_bytes
+    fits = (together <= budget.tile_bytes) & (block_bytes <= budget.block_bytes)
     if not fits.any():
         raise PlanError(_too_small(tile_bytes, block_bytes, budget))
     seconds = np.where(fits, _seconds(outer, budget), np.inf)

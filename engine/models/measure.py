@@ -13,6 +13,9 @@ from engine.models.allocator import HOLES, no_memory_kept
 PRECISIONS = ("float32", "float64", "bfloat16")
 """What a run may compute in; float32 and float64 are the model's own, bfloat16 is autocast."""
 
+SMALL_ELEMENTS = 2**20
+"""Of an input whose first run is not measured: kernels are made then, and weights reordered, some 50 MB once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cost:
@@ -47,6 +50,8 @@ def measure(module: torch.nn.Module, x: torch.Tensor, *, precision: str = "float
     seconds = []
     with torch.inference_mode(), precision_context(precision, x.device):
         with no_memory_kept():
+            if x.numel() < SMALL_ELEMENTS:
+                module(x)
             before = _mark(x.device)
             module(x)
             if x.is_cuda:
