@@ -5,10 +5,16 @@ import sys
 import time
 import warnings
 
-from benchmarks import compare, memory, scale, speed
+from benchmarks import compare, exactness, memory, scale, speed
 from benchmarks.report import keep, show
 
-PARTS = {"speed": speed.main, "compare": compare.main, "memory": memory.main, "scale": scale.main}
+PARTS = {
+    "speed": speed.main,
+    "compare": compare.main,
+    "memory": memory.main,
+    "scale": scale.main,
+    "exactness": exactness.main,
+}
 
 
 def main(names: list[str]) -> int:
