@@ -43,7 +43,7 @@ class Case:
 
 
 CASES = (
-    Case("3-d U-Net", "benchmarks.networks:unet_3d", "zyx", (128, 128, 128)),
+    Case("3-d U-Net", "benchmarks.networks:unet_3d", "zyx", (160, 160, 160)),
     Case("2-d U-Net", "benchmarks.networks:unet_2d", "cyx", (3, 2048, 2048)),
 )
 
@@ -95,11 +95,10 @@ def compute_bound(case: Case) -> list[tuple[str, ...]]:
         options = Options(threads=N_THREADS)
         prepared = prepare(volume.url, case.model, options)
         if memory == EIGHTH:
-            limit = _eighth(prepared.plan)
+            share = 1.1
             while prod(prepared.plan.tile_shape) * 8 > prod(sizes):
-                options = Options(threads=N_THREADS, memory=limit)
-                prepared = prepare(volume.url, case.model, options)
-                limit -= 16 * 2**20
+                options = Options(threads=N_THREADS, memory=_limit(prepared.plan, share / 8))
+                prepared, share = prepare(volume.url, case.model, options), 0.85 * share
         bare: list[float] = []
         ours: dict[str, list[float]] = {name: [] for name in RUNNERS}
         with ExitStack() as stack, torch.inference_mode():
@@ -129,10 +128,10 @@ def compute_bound(case: Case) -> list[tuple[str, ...]]:
     return rows
 
 
-def _eighth(plan: Plan) -> int:
-    """Return a memory limit under which half of what is left, the tile's share, holds an eighth of the volume."""
-    tile = plan.cost.bytes_per_voxel * prod(tiling.extent.size for tiling in plan.tilings) / 8
-    return plan.projection.base + int(2 * tile)
+def _limit(plan: Plan, share: float) -> int:
+    """Return a memory limit that leaves as much as the activations of a share of the volume need."""
+    n_voxels = prod(tiling.extent.size for tiling in plan.tilings)
+    return plan.projection.base + int(plan.cost.bytes_per_voxel * n_voxels * share)
 
 
 def _times(lengths: tuple[int, ...]) -> str:
