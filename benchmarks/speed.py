@@ -77,7 +77,7 @@ def main() -> list[Result]:
         ("network, volume, memory", "runner", "tile", "computed/core", "bare s", "run s", "ratio", "wanted"),
         tuple(rows),
         f"Steady state: from the first submit to the last receipt, the worker warm, pyramid included. Best of "
-        f"{N_ROUNDS} interleaved rounds, {N_THREADS} threads. Wanted: 1.10 x computed/core.",
+        f"{N_ROUNDS} interleaved rounds, {N_THREADS} threads. Wanted: 1.10, times computed/core where memory is short.",
     )
     return [compute, io_bound()]
 
@@ -122,7 +122,7 @@ def compute_bound(case: Case) -> list[tuple[str, ...]]:
                     f"{min(bare):.2f}",
                     f"{min(seconds):.2f}",
                     f"{min(seconds) / min(bare):.2f}",
-                    f"{1.1 * plan.compute_ratio:.2f}",
+                    f"{1.1 * (plan.compute_ratio if memory == EIGHTH else 1):.2f}",
                 )
             )
     return rows

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -3, -4, -8
 """Numbers of mallopt(3)."""
 
 _TOP_PAD_BYTES = 64 * 2**20
-_MOST_MAPPINGS = 65536
+_MOST_MAPPINGS, _SMALLEST_MAPPING = 65536, 128 * 2**10
 
 HOLES = 1.5
 """Bytes that a process which keeps its memory holds, over what its tensors need: 1.1 to 1.5 measured on U-Nets and
@@ -51,6 +51,7 @@ def no_memory_kept() -> Iterator[None]:
     libc = _libc()
     if libc is not None:
         libc.mallopt(_M_MMAP_MAX, _MOST_MAPPINGS)
+        libc.mallopt(_M_MMAP_THRESHOLD, _SMALLEST_MAPPING)
         libc.malloc_trim(0)
     try:
         yield
