@@ -2,9 +2,11 @@
 
 import logging
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from benchmarks.report import Result
 from benchmarks.volumes import generated
@@ -14,39 +16,65 @@ from engine.run import RunnerMaker, run_prepared, serial_runner
 from engine.runner import ray_runner
 from engine.runtime.events import TaskDone
 
-LIMIT = 1400 * 2**20
-SHAPES = ((320, 320, 320), (640, 640, 320), (640, 1024, 800))
-"""64, 262 and 1049 MB of int16."""
+MIB = 2**20
 
-WORKERS: dict[str, tuple[RunnerMaker, Options]] = {
-    "ray, one shape for all": (ray_runner(), Options(threads=2, memory=LIMIT, tile=(136,), block=(128,))),
-    "ray": (ray_runner(), Options(threads=2, memory=LIMIT)),
-    "serial, with the planner": (serial_runner, Options(threads=2, memory=LIMIT)),
-}
+
+@dataclass(frozen=True)
+class Case:
+    """One kind of worker, and volumes that grow 16-fold."""
+
+    name: str
+    network: str
+    axes: str
+    shapes: tuple[tuple[int, ...], ...]
+    dtype: str
+    options: Options
+    runner: RunnerMaker
+
+
+def _shallow(name: str, runner: RunnerMaker, **options: Any) -> Case:
+    shapes = ((320, 320, 320), (640, 640, 320), (640, 1024, 800))
+    given = Options(threads=2, memory=1400 * MIB, **options)
+    return Case(name, "benchmarks.networks:smoother_3d", "zyx", shapes, "int16", given, runner)
+
+
+CASES = (
+    _shallow("ray, shallow, one shape for all", ray_runner(), tile=(136,), block=(128,)),
+    _shallow("ray, shallow", ray_runner()),
+    _shallow("serial, shallow", serial_runner),
+    Case(
+        "ray, 2-d U-Net, one shape for all",
+        "benchmarks.networks:unet_2d",
+        "cyx",
+        ((3, 2048, 2048), (3, 4096, 4096), (3, 8192, 8192)),
+        "uint8",
+        Options(threads=2, memory=2200 * MIB, tile=(1072,), block=(1024,)),
+        ray_runner(),
+    ),
+)
 
 
 def main() -> list[Result]:
-    """Run one small network over volumes that grow 16-fold, in each kind of worker."""
+    """Run small networks over volumes that grow 16-fold, in each kind of worker."""
     rows = []
-    for name in WORKERS:
-        for shape in SHAPES:
-            generated(axes="zyx", shape=shape, dtype="int16")
+    for i, case in enumerate(CASES):
+        for shape in case.shapes:
+            generated(axes=case.axes, shape=shape, dtype=case.dtype)
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:  # peaks are a process's own
-                rows.append(fresh.submit(_row, name, shape).result())
+                rows.append(fresh.submit(_row, i, shape).result())
     note = (
-        f"Limit {format_bytes(LIMIT)} for one worker, two threads, 3 blocks in flight; peak RSS as its receipts "
-        "tell; pyramid included. Wanted: flat, and under the projection."
+        "One worker, two threads, 3 blocks in flight; peak RSS as its receipts tell; pyramid included. "
+        "Wanted: flat, and under the projection."
     )
-    columns = ("worker", "volume", "blocks", "block", "tile", "projected", "peak RSS", "of projection")
+    columns = ("worker", "limit", "volume", "blocks", "block", "tile", "projected", "peak RSS", "of projection")
     return [Result("A worker's memory while the volume grows", columns, tuple(rows), note)]
 
 
-def _row(name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
-    volume = generated(axes="zyx", shape=shape, dtype="int16")
+def _row(number: int, shape: tuple[int, ...]) -> tuple[str, ...]:
+    case = CASES[number]
+    volume = generated(axes=case.axes, shape=shape, dtype=case.dtype)
     logging.disable(logging.WARNING)
-    spec = "benchmarks.networks:smoother_3d"
-    runner, options = WORKERS[name]
-    prepared = prepare(volume.url, spec, options)
+    prepared = prepare(volume.url, case.network, case.options)
     peaks: list[int] = []
 
     def listen(event: object) -> None:
@@ -55,10 +83,13 @@ def _row(name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
 
     with TemporaryDirectory(prefix="bench-") as folder:
         url = str(Path(folder) / "out.zarr")
-        run_prepared(prepared, url, model=spec, options=options, runner=runner, listener=listen, n_certified=0)
+        run_prepared(
+            prepared, url, model=case.network, options=case.options, runner=case.runner, listener=listen, n_certified=0
+        )
     plan = prepared.plan
     return (
-        name,
+        case.name,
+        format_bytes(prepared.plan.memory_limit),
         f"{format_bytes(volume.n_bytes)} ({'x'.join(map(str, shape))})",
         str(plan.graph.n_blocks),
         "x".join(str(tiling.block) for tiling in plan.tilings),

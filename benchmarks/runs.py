@@ -1,5 +1,6 @@
 """Runs of the engine that can be repeated and timed: the plan, the output and the worker stay; the ledger is new."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -53,11 +54,17 @@ class Repeated:
     def again(self) -> float:
         """Do every task anew and return the seconds from the first to the last receipt."""
         self.receipts.clear()
+        self.clear()
         ledger = Ledger.create(str(self.folder / f"{uuid4().hex}.zarr"), self.plan.graph.n_tasks)
         summary = drive(self.plan.graph, self.runner, ledger, self._listen)
         if not summary.is_complete:
             raise RuntimeError(f"the run did not complete: {[r.error for r in self.receipts if r.error]}")
         return summary.seconds
+
+    def clear(self) -> None:
+        """Remove the stored shards: zarr reads one that is there before it writes it anew, and a first run has none."""
+        for shards in [path for path in self.folder.rglob("c") if (path.parent / "zarr.json").exists()]:
+            shutil.rmtree(shards)
 
     def _listen(self, event: object) -> None:
         if isinstance(event, TaskDone):

@@ -6,7 +6,7 @@
     print(report.certificate)
 """
 
-import engine.waiting  # noqa: F401 -- first: it must come before torch
+import engine.process  # noqa: F401 -- first: it must come before torch
 from engine.check import check
 from engine.errors import EngineError
 from engine.models.load import load_model

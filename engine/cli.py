@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from engine.adopt import adopt
 from engine.check import check
 from engine.cli_errors import INTERRUPTED, quiet_libraries, told
 from engine.cli_options import (
@@ -18,6 +19,7 @@ from engine.cli_options import (
     Device,
     EdgeRules,
     Extend,
+    GivenPlan,
     JsonFile,
     Memory,
     ModelSpec,
@@ -43,12 +45,13 @@ from engine.cli_options import (
     json_saved,
     numbers,
     options,
+    runner_maker,
 )
 from engine.errors import UsageError
 from engine.plan_json import plan_to_json
 from engine.prepare import prepare
 from engine.reopen import resume, status, verify
-from engine.run import Report, RunnerMaker, check_complete, run_prepared, serial_runner
+from engine.run import Report, check_complete, run_prepared
 from engine.runtime.progress import progress
 from engine.show import (
     certificate_rows,
@@ -168,6 +171,7 @@ def run_command(
     axes: AxisNames = None,
     pyramid: Pyramid = True,
     extend: Extend = True,
+    plan: GivenPlan = None,
     runner: RunnerName = "ray",
     address: Address = None,
     n_certified: Certify = 4,
@@ -189,9 +193,12 @@ def run_command(
         pyramid=pyramid,
         extend=extend,
     )
-    maker = _runner(runner, address)
-    with spinner() as tell:
-        prepared = prepare(source, model, chosen, tell=tell)
+    maker = runner_maker(runner, address)
+    if plan is not None:
+        prepared = adopt(json_loaded(plan), source=source, model=model, options=chosen, owner=f"the plan '{plan}'")
+    else:
+        with spinner() as tell:
+            prepared = prepare(source, model, chosen, tell=tell)
     print_rows(plan_rows(prepared.plan), title="Plan")
     with progress(Console(stderr=sys.stderr.isatty())) as listener:
         report = run_prepared(
@@ -212,7 +219,7 @@ def resume_command(
     n_certified: Certify = 4,
 ) -> None:
     """Go on with an output: do what is missing or failed."""
-    maker = _runner(runner, address)
+    maker = runner_maker(runner, address)
     given = json_loaded(plan) if plan is not None else None
     with progress(Console(stderr=sys.stderr.isatty())) as listener:
         report = resume(
@@ -260,18 +267,6 @@ def report_command(output: OutputUrl, json_file: JsonFile = None) -> None:
         print_rows([(name, f"{value:,.6g}") for name, value in summary.items()], title="Last run")
     if json_file is not None:
         json_saved(json_file, dict(found.provenance))
-
-
-def _runner(name: str, address: str | None) -> RunnerMaker:
-    if name == "ray":
-        from engine.runner import ray_runner  # only now: Ray takes a second to import
-
-        return ray_runner(address)
-    if name != "serial":
-        raise UsageError(f"--runner must be ray or serial, not '{name}'. Name one of them.")
-    if address:
-        raise UsageError(f"--address {address} needs --runner ray, not serial. Leave one of them out.")
-    return serial_runner
 
 
 def _finish(report: Report) -> None:

@@ -12,6 +12,7 @@ from engine.geometry.edges import Edge, EdgeKind
 from engine.memory import parse_bytes
 from engine.plan_json import plan_from_json
 from engine.prepare import Options
+from engine.run import RunnerMaker, serial_runner
 
 Paths = Annotated[
     list[str],
@@ -30,6 +31,7 @@ OutputUrl = Annotated[str, typer.Argument(help="URL of the output group.")]
 MovedSource = Annotated[str | None, typer.Option(help="Where the source lies now, if it was moved.")]
 MovedModel = Annotated[str | None, typer.Option(help="The model, if it was moved.")]
 SavedPlan = Annotated[Path | None, typer.Option(help="A plan saved as JSON that the output must have been made by.")]
+GivenPlan = Annotated[Path | None, typer.Option("--plan", help="A plan saved as JSON, to be run as it is.")]
 
 Weights = Annotated[str | None, typer.Option(help="Weights of the first part: safetensors, or a state dict.")]
 Memory = Annotated[str | None, typer.Option(help="Memory for all workers of one machine: 8G, 500M.")]
@@ -104,6 +106,23 @@ def check_positive(value: int, option: str) -> None:
     """
     if value < 1:
         raise UsageError(f"{option} must be at least 1, not {value}. Give 1 or more.")
+
+
+def runner_maker(name: str, address: str | None) -> RunnerMaker:
+    """Return what makes the runner of this name.
+
+    Raises:
+        UsageError: If there is none, or it takes no address.
+    """
+    if name == "ray":
+        from engine.runner import ray_runner  # only now: Ray takes a second to import
+
+        return ray_runner(address)
+    if name != "serial":
+        raise UsageError(f"--runner must be ray or serial, not '{name}'. Name one of them.")
+    if address:
+        raise UsageError(f"--address {address} needs --runner ray, not serial. Leave one of them out.")
+    return serial_runner
 
 
 def _bytes(text: str) -> int:

@@ -12,6 +12,10 @@ from engine.plan import BatchAxis, OutputFacts, SourceFacts
 SMALLEST_LEVEL = {1: 1024, 2: 512, 3: 128}
 """A pyramid ends at the first level whose longest shrunken axis is no longer than this."""
 
+CHUNK_LENGTHS = {1: 4096, 2: 512, 3: 64}
+"""Voxels per axis of a chunk, by number of space axes: in 2-d and 3-d a MiB of float32. Measured with zarr 3.1.6, a
+shard of 1536 x 4096 noisy float32 in chunks of 256^2 takes 84 ms of CPU to store, of 512^2 46 ms."""
+
 
 def describe_output(
     source: SourceFacts, tensor: OutputTensor, tilings: Sequence[AxisTiling], batches: Sequence[BatchAxis]
@@ -24,7 +28,7 @@ def describe_output(
         axes.append(Axis(_channel_name(source), Role.CHANNEL))
         shape.append(tensor.n_channels)
         shard.append(tensor.n_channels)
-    target = {1: 4096, 2: 256, 3: 64}.get(len(tilings), 64)
+    target = CHUNK_LENGTHS.get(len(tilings), 64)
     chunk = list(shard)
     origin = source.translation or (0.0,) * len(source.axes)
     translation = [0.0] * len(shape)

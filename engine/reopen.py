@@ -7,20 +7,16 @@ from typing import Any
 
 import torch
 
+from engine.adopt import adopt
 from engine.certificate import Certificate, certify
 from engine.errors import LedgerError, PlanError, ResumeError, VerifyError
-from engine.memory import n_cpus
-from engine.models.forward import pick_device
-from engine.models.load import Model, load_model
 from engine.plan import Plan, differences
 from engine.plan_json import identity, plan_from_json
-from engine.prepare import FEWEST_THREADS, Options, Prepared
+from engine.prepare import Options, Prepared
 from engine.run import N_CERTIFIED, Report, RunnerMaker, fill, quiet, serial_runner
 from engine.runtime.events import Listener
-from engine.storage.fingerprint import fingerprint
 from engine.storage.ledger import State
 from engine.storage.output import open_output
-from engine.storage.volume import open_volume
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +76,6 @@ def _reopen(
     own = dict(provenance["plan"])
     if plan is not None and (differing := differences(identity(plan), identity(own))):
         raise ResumeError(f"the plan given is not the one of '{output}': {'; '.join(differing[:5])}. Start a new run.")
-    if source is not None:
-        own = {**own, "source": {**own["source"], "url": source}}
     made = plan_from_json(own)
     given = model if model is not None else made.model.spec
     if isinstance(given, str) and given.startswith("<module "):
@@ -89,17 +83,10 @@ def _reopen(
             f"'{output}' was made by a module given as an object, {given}, and it must be given again. "
             "Call engine.resume(output, model=...)."
         )
-    loaded = _same_model(output, made, given, weights=provenance.get("weights") if model is None else None)
-    volume = open_volume(made.source.url, axes=provenance.get("axes"))
-    found = fingerprint(volume)
-    if found != made.source.fingerprint:
-        raise ResumeError(
-            f"the source at '{made.source.url}' is not the one that '{output}' was made from: fingerprint "
-            f"{found[:12]} now, {made.source.fingerprint[:12]} then. Restore it, or start a new run."
-        )
-    options = Options(axes=provenance.get("axes"))
-    n_threads = max(FEWEST_THREADS, n_cpus() // made.n_workers)
-    prepared = Prepared(made, loaded, volume, pick_device(device), n_threads)
+    weights = provenance.get("weights") if model is None else None
+    options = Options(axes=provenance.get("axes"), weights=weights, device=device)
+    owner = f"'{output}'"
+    prepared = adopt(own, source=source, model=given, options=options, owner=owner, error=ResumeError)
     return prepared, options, given
 
 
@@ -108,18 +95,6 @@ def _plan_of(output: str, provenance: Mapping[str, Any]) -> Plan:
         return plan_from_json(provenance["plan"])
     except PlanError as error:
         raise LedgerError(f"the plan in the attributes of '{output}' is damaged: {error} Start a new run.") from error
-
-
-def _same_model(output: str, plan: Plan, given: str | torch.nn.Module, *, weights: str | None) -> Model:
-    has_weights = isinstance(given, str) and "@" not in given
-    loaded = load_model(given, weights=weights if has_weights else None)
-    if loaded.fingerprint != plan.model.fingerprint:
-        raise ResumeError(
-            f"the model '{loaded.spec}' is not the one that '{output}' was made by: fingerprint "
-            f"{loaded.fingerprint[:12]} now, {plan.model.fingerprint[:12]} then. Give the same code and weights, or "
-            "start a new run."
-        )
-    return loaded
 
 
 def verify(

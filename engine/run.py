@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from engine.adopt import adopt
 from engine.certificate import Certificate, certify
 from engine.errors import RunError, VerifyError
 from engine.factory import BlockWorkerFactory
@@ -66,6 +67,7 @@ def run(
     runner: RunnerMaker = serial_runner,
     listener: Listener = quiet,
     n_certified: int = N_CERTIFIED,
+    plan: Mapping[str, Any] | None = None,
     tell: Callable[[str], None] = quiet,
 ) -> Report:
     """Run ``model`` over the volume at ``source`` and write an output group at ``output``.
@@ -78,17 +80,22 @@ def run(
         runner: Makes the runner.
         listener: Is handed every event.
         n_certified: Tiles recomputed at the end for the seam certificate.
+        plan: A plan in JSON to run as it is, instead of a new one: two runs of one plan store the same bits.
         tell: Is told what goes on before the first block.
 
     Raises:
         EngineError: If anything is refused, before a byte is written; if the run stops, what is done is kept.
     """
-    prepared = prepare(source, model, options or Options(), tell=tell)
+    chosen = options or Options()
+    if plan is None:
+        prepared = prepare(source, model, chosen, tell=tell)
+    else:
+        prepared = adopt(plan, source=source, model=model, options=chosen)
     return run_prepared(
         prepared,
         output,
         model=model,
-        options=options or Options(),
+        options=chosen,
         runner=runner,
         listener=listener,
         n_certified=n_certified,

@@ -37,8 +37,8 @@ def local_ray():
         warnings.simplefilter("ignore")
         import ray
 
-        from engine.runtime import actors
+        from engine.runtime import cluster
 
-        assert actors._connect(None, n_cpus=2, is_debug=False)
+        assert cluster.connect(None, n_cpus=2, is_debug=False)
     yield ray
     ray.shutdown()

@@ -598,6 +598,25 @@ def test_resume_with_another_plan_names_what_differs(finished, engine):
         assert fragment in answer.line
 
 
+@pytest.mark.parametrize(
+    ("net", "options", "fragments"),
+    [
+        ("other", (), ("bad_models.py:other", "the plan '", "fingerprint", "Give the same code and weights")),
+        ("good", ("--tile", 40, "--no-extend"), ("--tile", "--no-extend", "beside --plan", "plan anew")),
+        ("good", ("--threads", 1), ("--threads", "at least 2")),
+    ],
+)
+def test_a_run_of_a_saved_plan_is_refused_where_it_would_not_be_that_plan(net, options, fragments, place, engine):
+    saved = place.root / "plan.json"
+    volume = place.volume()
+    engine.well("plan", volume, model("good"), *SMALL, "--json", saved)
+    answer = engine("run", volume, model(net), place.out, "--plan", saved, "--runner", "serial", *options)
+    assert answer.code == 2
+    for fragment in fragments:
+        assert fragment in answer.line
+    assert not place.out.exists()
+
+
 @pytest.mark.parametrize("command", ["resume", "verify"])
 def test_a_changed_source_is_refused(command, finished, engine):
     array = zarr.open_array(str(finished.root / "volume.zarr"), mode="r+")

@@ -52,6 +52,7 @@ COMMANDS = {
             "--axes",
             "--no-pyramid",
             "--no-extend",
+            "--plan",
             "--runner",
             "--address",
         ],
@@ -136,6 +137,10 @@ def test_from_a_file_to_a_certified_output(scan, tmp_path, engine):
     text = engine.well("resume", out, "--runner", "serial", "--plan", saved)
     assert "0 stored" in text
     assert checksums(out) == before
+
+    again = tmp_path / "again.zarr"
+    engine.well("run", volume, MODEL, again, "--plan", saved, "--runner", "serial")
+    assert np.array_equal(stored(again), stored(out))
 
 
 def test_ingest_again_changes_nothing(scan, tmp_path, engine):

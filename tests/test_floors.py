@@ -8,13 +8,13 @@ import pytest
 
 ENGINE = Path(__file__).parents[1] / "engine"
 FLOORS = (  # lowest first; those in one row stand beside each other
-    {"errors", "waiting"},
+    {"errors", "process"},
     {"geometry"},
     {"storage", "models"},
     {"memory"},
     {"search", "plan", "plan_json", "planner", "layout"},
     {"runtime"},
-    {"factory", "prepare", "certificate", "run", "predict", "check", "runner", "reopen", "__init__"},
+    {"factory", "prepare", "adopt", "certificate", "run", "predict", "check", "runner", "reopen", "__init__"},
     {"show", "cli_options", "cli_errors"},
     {"cli", "__main__"},
 )
@@ -24,7 +24,7 @@ RUN_FILES = {f"{part}.py" for part in FLOORS[-3] - {"runner"}}  # they hold tens
 HOMES = {  # a library, and the files and folders that may import it
     "torch": {"models", *RUN_FILES},
     "dask": {"runtime/schedule.py", "runtime/graph.py", "runtime/lazy.py"},
-    "ray": {"runtime/actors.py"},
+    "ray": {"runtime/actors.py", "runtime/cluster.py"},
     "zarr": {"storage"},
     "typer": {"cli.py", "cli_options.py"},
 }

@@ -5,12 +5,12 @@ first touch. Measured on 2 cores, torch 2.13, seconds of CPU for one forward: a 
 2.7 kept; a 2-d U-Net over 2048^2 9.1 and 4.3.
 """
 
-import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -3, -4, -8
+from engine.process import libc
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -2, -3, -4
 """Numbers of mallopt(3)."""
 
 _TOP_PAD_BYTES = 64 * 2**20
@@ -24,45 +24,36 @@ _is_kept = False
 
 
 def keep_freed_memory() -> None:
-    """Let freed tensors stay in this process, for the next ones; one heap for all threads. Idempotent.
+    """Let freed tensors stay in this process, for the next ones. Idempotent.
 
     Only glibc knows how; elsewhere nothing happens.
     """
     global _is_kept  # noqa: PLW0603 -- a property of the process
-    libc = _libc()
-    if libc is not None:
+    glibc = libc()
+    if glibc is not None:
         _is_kept = True
-        libc.mallopt(_M_ARENA_MAX, 1)
-        libc.mallopt(_M_MMAP_MAX, 0)
-        libc.mallopt(_M_TRIM_THRESHOLD, -1)
-        libc.mallopt(_M_TOP_PAD, _TOP_PAD_BYTES)
+        glibc.mallopt(_M_MMAP_MAX, 0)
+        glibc.mallopt(_M_TRIM_THRESHOLD, -1)
+        glibc.mallopt(_M_TOP_PAD, _TOP_PAD_BYTES)
 
 
 def release_freed_memory() -> None:
     """Give back to the system what was kept; what is kept from now on grows anew. Idempotent."""
-    libc = _libc()
-    if libc is not None:
-        libc.malloc_trim(0)
+    glibc = libc()
+    if glibc is not None:
+        glibc.malloc_trim(0)
 
 
 @contextmanager
 def no_memory_kept() -> Iterator[None]:
     """Let the process hold no more than its tensors need, as a measurement wants it, within this context."""
-    libc = _libc()
-    if libc is not None:
-        libc.mallopt(_M_MMAP_MAX, _MOST_MAPPINGS)
-        libc.mallopt(_M_MMAP_THRESHOLD, _SMALLEST_MAPPING)
-        libc.malloc_trim(0)
+    glibc = libc()
+    if glibc is not None:
+        glibc.mallopt(_M_MMAP_MAX, _MOST_MAPPINGS)
+        glibc.mallopt(_M_MMAP_THRESHOLD, _SMALLEST_MAPPING)
+        glibc.malloc_trim(0)
     try:
         yield
     finally:
         if _is_kept:
             keep_freed_memory()
-
-
-def _libc() -> Any:  # noqa: ANN401 -- a library, its functions found by name
-    try:
-        libc = ctypes.CDLL(None)
-    except (OSError, TypeError):
-        return None
-    return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None

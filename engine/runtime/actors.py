@@ -3,8 +3,6 @@
 import logging
 import math
 import os
-import socket
-import warnings
 from concurrent.futures import Future
 from dataclasses import replace
 from queue import Empty, SimpleQueue
@@ -14,21 +12,16 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from engine.errors import RunError
+from engine.runtime.cluster import connect
 from engine.runtime.events import Failure, Receipt, Runner, Worker, WorkerFactory, one_line
 from engine.runtime.seats import Outcome, Seat, check_fit
 from engine.runtime.serial import run_safely
 
 logger = logging.getLogger(__name__)
-OBJECT_STORE_BYTES = 100 * 2**20
-"""Of a local Ray: only the factory goes through it, never voxels."""
-
 N_START_ATTEMPTS = 3
 SECONDS_BEFORE_WARNING = 30.0
-_QUIET = {
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else a FutureWarning
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else `uv run` uploads the working directory
-    "RAY_USAGE_STATS_ENABLED": "0",  # else Ray calls home, and says so
-}
+ENVIRONMENT = {"MALLOC_ARENA_MAX": "1"}
+"""Of an actor's process: Ray has started its threads before the engine is imported; see ``engine/process.py``."""
 
 
 class _Host:
@@ -84,7 +77,7 @@ class RayRunner(Runner):
             RunError: If there is no Ray, the workers do not fit in it, or none can start.
         """
         needed_cpus = max(1, math.ceil(n_workers * n_cpus_per_worker))
-        self._owns_ray = _connect(address, n_cpus=n_cpus or needed_cpus, is_debug=is_debug)
+        self._owns_ray = connect(address, n_cpus=n_cpus or needed_cpus, is_debug=is_debug)
         self._n_in_flight = n_in_flight
         self._finished: SimpleQueue[Outcome] = SimpleQueue()
         self._failed_on: dict[int, int] = {}
@@ -97,6 +90,7 @@ class RayRunner(Runner):
             "max_restarts": 0,
             "max_task_retries": 0,
             "scheduling_strategy": "SPREAD",
+            "runtime_env": {"env_vars": ENVIRONMENT},
         }
         try:
             if address is None:
@@ -249,38 +243,6 @@ class RayRunner(Runner):
                 self._settle_start(self._finished.get(timeout=SECONDS_BEFORE_WARNING))
             except Empty:
                 logger.warning("no worker is up yet: the cluster may be short of %s", self._options)
-
-
-def _connect(address: str | None, *, n_cpus: int, is_debug: bool) -> bool:
-    """Join or start Ray, or use the one of this process; True if the caller must shut it down.
-
-    Raises:
-        RunError: If there is no cluster at ``address``, or a local one does not start.
-    """
-    if ray.is_initialized():
-        return False
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
-    local: dict[str, Any] = {"num_cpus": n_cpus, "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
-    # Ray prints each worker's death on the terminal, with escape codes, unless it is told not to here.
-    ray._private.worker._worker_logs_enabled = is_debug
-    try:
-        if address is not None and ":" in address:
-            host, _, port = address.removeprefix("ray://").rpartition(":")
-            socket.create_connection((host, int(port)), timeout=10).close()  # Ray itself tries for minutes
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ray.init(
-                address="local" if address is None else address,
-                log_to_driver=is_debug,
-                logging_level=logging.INFO if is_debug else logging.ERROR,
-                **(local if address is None else {}),
-            )
-    except (RayError, ConnectionError, OSError, RuntimeError, ValueError) as error:
-        place = "on this machine" if address is None else f"at {address!r}"
-        message = f"no Ray {place}: {one_line(str(error))}. Check the address, or use the serial runner."
-        raise RunError(message) from error
-    return True
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -27,8 +27,8 @@ from engine.runtime.events import Failure, Receipt
 from engine.runtime.stitch import block_jobs, block_shapes, read_block
 from engine.storage.volume import Volume
 
-KEPT_SHARE = 0.85
-"""Part of the projected memory up to which freed memory is kept: its holes grow slowly, block by block."""
+KEPT_SHARE = 0.95
+"""Part of the projected memory up to which freed memory is kept for the next block."""
 
 
 @dataclass
@@ -60,6 +60,9 @@ class BlockWorker:
         self._stages = {name: Stage(Lock()) for name in ("read", "compute", "write")}
         self._computer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
         self._shrunk: tuple[int, ...] | None = None
+        projection = plan.projection
+        above_base = projection.n_bytes - projection.base
+        self._most_kept = KEPT_SHARE * (max(projection.base, resident_bytes()) + above_base)
 
     @property
     def n_in_flight(self) -> int:
@@ -75,7 +78,7 @@ class BlockWorker:
             done = self._reduce(receipt, index, level) if level else self._infer(receipt, index)
         except Exception as error:  # noqa: BLE001 -- the worker's rim: whatever a block does, the run goes on
             done = replace(receipt, error=Failure.of(error))
-        if resident_bytes() > KEPT_SHARE * self.plan.projection.n_bytes:
+        if resident_bytes() > self._most_kept:
             release_freed_memory()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return replace(done, peak_rss_bytes=peak, tile_shrunk_to=self._shrunk)
