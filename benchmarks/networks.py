@@ -6,6 +6,8 @@ from torch import nn
 from engine.models.wrappers import ArgMax, Compose
 from tests.real_models import DATA, MESHNETS, MeshNet, meshnet
 
+TRAINED = next(iter(MESHNETS))
+
 
 class UNet(nn.Module):
     """Three levels, two convolutions each, ReLU, max-pooling down, transposed convolution up, two classes."""
@@ -96,9 +98,9 @@ def meshnet_twin() -> nn.Module:
 
 def meshnet_trained() -> nn.Module:
     """Return brainchop's 'model11_gw_ae': scores of background, grey and white matter."""
-    return meshnet(MESHNETS[0])
+    return meshnet(TRAINED)
 
 
 def has_trained() -> bool:
     """Say whether the trained weights are beside the repository."""
-    return (DATA / "models" / MESHNETS[0]).exists()
+    return (DATA / "models" / TRAINED).exists()

@@ -19,7 +19,6 @@ from engine.memory import n_cpus
 from engine.models.load import load_model
 from engine.plan import Plan
 from engine.prepare import Options, prepare
-from engine.run import serial_runner
 from engine.runner import ray_runner
 from engine.runtime.cluster import connect
 from engine.runtime.stitch import block_jobs
@@ -28,7 +27,6 @@ from engine.storage.volume import Volume
 
 N_THREADS = 2
 N_ROUNDS = 5
-RUNNERS = {"ray, 1 worker": ray_runner(), "serial": serial_runner}
 
 WHOLE = "one tile holds it"
 EIGHTH = "a tile is an eighth at most"
@@ -77,9 +75,9 @@ def main() -> list[Result]:
     rows = [row for case in CASES for row in compute_bound(case)]
     compute = Result(
         "A run over the bare model, compute-bound",
-        ("network, volume, memory", "runner", "tile", "computed/core", "bare s", "run s", "ratio", "wanted"),
+        ("network, volume, memory", "tile", "computed/core", "bare s", "run s", "ratio", "wanted"),
         tuple(rows),
-        f"Steady state: from the first submit to the last receipt, the worker warm, pyramid included. Best of "
+        f"Steady state: from the first submit to the last receipt, one Ray worker, warm, pyramid included. Best of "
         f"{N_ROUNDS} interleaved rounds, {N_THREADS} threads. Wanted: 1.10, times computed/core where memory is short.",
     )
     return [compute, io_bound()]
@@ -103,31 +101,24 @@ def compute_bound(case: Case) -> list[tuple[str, ...]]:
                 options = Options(threads=N_THREADS, memory=_limit(prepared.plan, share / 8))
                 prepared, share = prepare(volume.url, case.model, options), 0.85 * share
         bare: list[float] = []
-        ours: dict[str, list[float]] = {name: [] for name in RUNNERS}
-        with ExitStack() as stack, torch.inference_mode():
-            runs = {
-                name: stack.enter_context(repeated(prepared, model=case.model, options=options, runner=runner))
-                for name, runner in RUNNERS.items()
-            }
+        ours: list[float] = []
+        with repeated(prepared, model=case.model, options=options, runner=ray_runner()) as run, torch.inference_mode():
             model.module(x)
             for _ in range(N_ROUNDS):
                 bare.append(spend(lambda: model.module(x)).wall)
-                for name, run in runs.items():
-                    ours[name].append(run.again())
+                ours.append(run.again())
         plan = prepared.plan
-        for name, seconds in ours.items():
-            rows.append(
-                (
-                    f"{case.name}, {_times(sizes)}, {memory}",
-                    name,
-                    _times(plan.tile_shape),
-                    f"{plan.compute_ratio:.2f}",
-                    f"{min(bare):.2f}",
-                    f"{min(seconds):.2f}",
-                    f"{min(seconds) / min(bare):.2f}",
-                    f"{1.1 * (plan.compute_ratio if memory == EIGHTH else 1):.2f}",
-                )
+        rows.append(
+            (
+                f"{case.name}, {_times(sizes)}, {memory}",
+                _times(plan.tile_shape),
+                f"{plan.compute_ratio:.2f}",
+                f"{min(bare):.2f}",
+                f"{min(ours):.2f}",
+                f"{min(ours) / min(bare):.2f}",
+                f"{1.1 * (plan.compute_ratio if memory == EIGHTH else 1):.2f}",
             )
+        )
     return rows
 
 
@@ -147,7 +138,7 @@ def io_bound() -> Result:
     volume = generated(axes="yx", shape=(16384, 16384), dtype="uint16")
     one = Options(threads=N_THREADS, batch=1, pyramid=False)
     two = replace(one, workers=2, in_flight=2)
-    ways = {"ray, 1 worker": (one, ray_runner()), "ray, 2 workers": (two, ray_runner()), "serial": (one, serial_runner)}
+    ways = {"ray, 1 worker": one, "ray, 2 workers": two}
     connect(None, n_cpus=8, is_debug=False)
     prepared = prepare(volume.url, spec, one)
     spent: dict[str, list[Spent]] = {"read": [], "compute": [], "write": []}
@@ -156,13 +147,13 @@ def io_bound() -> Result:
     with ExitStack() as stack:
         runs = {
             name: stack.enter_context(
-                repeated(prepare(volume.url, spec, options), model=spec, options=options, runner=runner)
+                repeated(prepare(volume.url, spec, options), model=spec, options=options, runner=ray_runner())
             )
-            for name, (options, runner) in ways.items()
+            for name, options in ways.items()
         }
-        output = open_output(str(runs["serial"].folder / "out.zarr")).volumes["output"]
+        output = open_output(str(runs["ray, 1 worker"].folder / "out.zarr")).volumes["output"]
         for _ in range(N_ROUNDS):
-            runs["serial"].clear()
+            runs["ray, 1 worker"].clear()
             for name, deed in stages.deeds(output).items():
                 spent[name].append(spend(deed))
             for name, run in runs.items():
