@@ -18,7 +18,7 @@ from engine.geometry.region import Region
 from engine.memory import n_cpus
 from engine.models.load import load_model
 from engine.plan import Plan
-from engine.prepare import Options, prepare
+from engine.prepare import Options, Prepared, prepare
 from engine.runner import ray_runner
 from engine.runtime.cluster import connect
 from engine.runtime.stitch import block_jobs
@@ -93,13 +93,7 @@ def compute_bound(case: Case) -> list[tuple[str, ...]]:
     x = torch.from_numpy(whole).to(torch.float32)
     rows = []
     for memory in (WHOLE, EIGHTH):
-        options = Options(threads=N_THREADS)
-        prepared = prepare(volume.url, case.model, options)
-        if memory == EIGHTH:
-            share = 1.1
-            while prod(prepared.plan.tile_shape) * 8 > prod(sizes):
-                options = Options(threads=N_THREADS, memory=_limit(prepared.plan, share / 8))
-                prepared, share = prepare(volume.url, case.model, options), 0.85 * share
+        prepared, options = _planned(case, volume, memory)
         bare: list[float] = []
         ours: list[float] = []
         with repeated(prepared, model=case.model, options=options, runner=ray_runner()) as run, torch.inference_mode():
@@ -107,19 +101,28 @@ def compute_bound(case: Case) -> list[tuple[str, ...]]:
             for _ in range(N_ROUNDS):
                 bare.append(spend(lambda: model.module(x)).wall)
                 ours.append(run.again())
-        plan = prepared.plan
-        rows.append(
-            (
-                f"{case.name}, {_times(sizes)}, {memory}",
-                _times(plan.tile_shape),
-                f"{plan.compute_ratio:.2f}",
-                f"{min(bare):.2f}",
-                f"{min(ours):.2f}",
-                f"{min(ours) / min(bare):.2f}",
-                f"{1.1 * (plan.compute_ratio if memory == EIGHTH else 1):.2f}",
-            )
-        )
+        rows.append(_row(f"{case.name}, {_times(sizes)}", memory, prepared.plan, bare=min(bare), ours=min(ours)))
     return rows
+
+
+def _planned(case: Case, volume: Volume, memory: str) -> tuple[Prepared, Options]:
+    """Return a plan with memory ample, or so short that no tile holds more than an eighth of the volume."""
+    options = Options(threads=N_THREADS)
+    prepared = prepare(volume.url, case.model, options)
+    if memory == WHOLE:
+        return prepared, options
+    n_voxels = prod(tiling.extent.size for tiling in prepared.plan.tilings)
+    share = 1.1
+    while prod(prepared.plan.tile_shape) * 8 > n_voxels:
+        options = Options(threads=N_THREADS, memory=_limit(prepared.plan, share / 8))
+        prepared, share = prepare(volume.url, case.model, options), 0.85 * share
+    return prepared, options
+
+
+def _row(name: str, memory: str, plan: Plan, *, bare: float, ours: float) -> tuple[str, ...]:
+    wanted = 1.1 * (plan.compute_ratio if memory == EIGHTH else 1)
+    seconds = (f"{bare:.2f}", f"{ours:.2f}", f"{ours / bare:.2f}", f"{wanted:.2f}")
+    return (f"{name}, {memory}", _times(plan.tile_shape), f"{plan.compute_ratio:.2f}", *seconds)
 
 
 def _limit(plan: Plan, share: float) -> int:

@@ -11,7 +11,7 @@ from engine.memory import n_cpus
 from engine.models.forward import pick_device
 from engine.models.load import load_model
 from engine.plan_json import plan_from_json
-from engine.prepare import FEWEST_THREADS, Options, Prepared
+from engine.prepare import FEWEST_THREADS, Options, Prepared, check_options
 from engine.storage.fingerprint import fingerprint
 from engine.storage.volume import open_volume
 
@@ -39,9 +39,10 @@ def adopt(
         error: What to raise where the source or the model is another one.
 
     Raises:
-        UsageError: If an option would change the plan.
+        UsageError: If an option would change the plan, or is none.
         PlanError: If it is no plan.
     """
+    check_options(options)
     _check_free(options)
     if source is not None and "source" in value:
         value = {**value, "source": {**value["source"], "url": source}}
@@ -73,5 +74,3 @@ def _check_free(options: Options) -> None:
     if changed:
         flags = ", ".join(f"--{'no-' * (getattr(options, name) is False)}{name}" for name in changed)
         raise UsageError(f"a saved plan fixes {flags}: it cannot be given beside --plan. Leave it out, or plan anew.")
-    if options.threads is not None and options.threads < FEWEST_THREADS:
-        raise UsageError(f"--threads must be at least {FEWEST_THREADS}, not {options.threads}. Give more.")

@@ -88,7 +88,7 @@ def prepare(
     Raises:
         EngineError: If anything is refused; every refusal happens here.
     """
-    _check_options(options)
+    check_options(options)
     volume = open_volume(source, axes=options.axes)
     loaded = load_model(model, weights=options.weights)
     device = pick_device(options.device)
@@ -127,7 +127,12 @@ def prepare(
     return Prepared(plan, loaded, volume, device, n_threads)
 
 
-def _check_options(options: Options) -> None:
+def check_options(options: Options) -> None:
+    """Refuse what no run can be done with.
+
+    Raises:
+        UsageError: If an option is none of its values, or too small.
+    """
     if options.nan not in ("refuse", "keep"):
         raise UsageError(f"--nan must be refuse or keep, not '{options.nan}'. Name one of them.")
     if options.precision not in (None, *PRECISIONS):
