@@ -89,7 +89,7 @@ def _row(number: int, shape: tuple[int, ...]) -> tuple[str, ...]:
     plan = prepared.plan
     return (
         case.name,
-        format_bytes(prepared.plan.memory_limit),
+        format_bytes(plan.memory_limit),
         f"{format_bytes(volume.n_bytes)} ({'x'.join(map(str, shape))})",
         str(plan.graph.n_blocks),
         "x".join(str(tiling.block) for tiling in plan.tilings),

@@ -9,6 +9,7 @@ from itertools import product
 from math import prod
 
 import numpy as np
+import ray
 import torch
 
 from benchmarks.report import Result
@@ -112,9 +113,11 @@ def _planned(case: Case, volume: Volume, memory: str) -> tuple[Prepared, Options
     if memory == WHOLE:
         return prepared, options
     n_voxels = prod(tiling.extent.size for tiling in prepared.plan.tilings)
-    share = 1.1
+    share = 1.1 / 8
     while prod(prepared.plan.tile_shape) * 8 > n_voxels:
-        options = Options(threads=N_THREADS, memory=_limit(prepared.plan, share / 8))
+        plan = prepared.plan
+        limit = plan.projection.base + int(plan.cost.bytes_per_voxel * n_voxels * share)
+        options = Options(threads=N_THREADS, memory=limit)
         prepared, share = prepare(volume.url, case.model, options), 0.85 * share
     return prepared, options
 
@@ -123,12 +126,6 @@ def _row(name: str, memory: str, plan: Plan, *, bare: float, ours: float) -> tup
     wanted = 1.1 * (plan.compute_ratio if memory == EIGHTH else 1)
     seconds = (f"{bare:.2f}", f"{ours:.2f}", f"{ours / bare:.2f}", f"{wanted:.2f}")
     return (f"{name}, {memory}", _times(plan.tile_shape), f"{plan.compute_ratio:.2f}", *seconds)
-
-
-def _limit(plan: Plan, share: float) -> int:
-    """Return a memory limit that leaves as much as the activations of a share of the volume need."""
-    n_voxels = prod(tiling.extent.size for tiling in plan.tilings)
-    return plan.projection.base + int(plan.cost.bytes_per_voxel * n_voxels * share)
 
 
 def _times(lengths: tuple[int, ...]) -> str:
@@ -142,12 +139,13 @@ def io_bound() -> Result:
     one = Options(threads=N_THREADS, batch=1, pyramid=False)
     two = replace(one, workers=2, in_flight=2)
     ways = {"ray, 1 worker": one, "ray, 2 workers": two}
-    connect(None, n_cpus=8, is_debug=False)
     prepared = prepare(volume.url, spec, one)
     spent: dict[str, list[Spent]] = {"read": [], "compute": [], "write": []}
     ours: dict[str, list[float]] = {name: [] for name in ways}
     stages = Stages(prepared.plan, volume, prepared.model.module)
     with ExitStack() as stack:
+        if connect(None, n_cpus=8, is_debug=False):  # room for the workers of both
+            stack.callback(ray.shutdown)
         runs = {
             name: stack.enter_context(
                 repeated(prepare(volume.url, spec, options), model=spec, options=options, runner=ray_runner())

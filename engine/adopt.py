@@ -1,17 +1,14 @@
 """A plan that exists already, with its own source and model: the same ones, or refused by name."""
 
-from collections.abc import Mapping
-from dataclasses import fields
-from typing import Any
+from dataclasses import fields, replace
 
 import torch
 
 from engine.errors import EngineError, PlanError, UsageError
-from engine.memory import n_cpus
 from engine.models.forward import pick_device
 from engine.models.load import load_model
-from engine.plan_json import plan_from_json
-from engine.prepare import FEWEST_THREADS, Options, Prepared, check_options
+from engine.plan import Plan
+from engine.prepare import Options, Prepared, check_options, threads_of
 from engine.storage.fingerprint import fingerprint
 from engine.storage.volume import open_volume
 
@@ -20,7 +17,7 @@ FREE = frozenset({"weights", "axes", "device", "threads"})
 
 
 def adopt(
-    value: Mapping[str, Any],
+    plan: Plan,
     *,
     source: str | None,
     model: str | torch.nn.Module | None,
@@ -28,10 +25,10 @@ def adopt(
     owner: str = "the plan",
     error: type[EngineError] = PlanError,
 ) -> Prepared:
-    """Open the source and the model of a plan in JSON, and refuse any that is not its own.
+    """Open the source and the model of a plan, and refuse any that is not its own.
 
     Args:
-        value: The plan, as :func:`engine.plan_json.plan_to_json` gives it.
+        plan: The plan.
         source: Where the source lies now; None for where the plan says.
         model: The model; None for the one that the plan names.
         options: May hold what a plan leaves open: weights, axes, device, threads.
@@ -40,16 +37,13 @@ def adopt(
 
     Raises:
         UsageError: If an option would change the plan, or is none.
-        PlanError: If it is no plan.
+        EngineError: ``error``, if the source or the model is another one.
     """
     check_options(options)
     _check_free(options)
-    if source is not None and "source" in value:
-        value = {**value, "source": {**value["source"], "url": source}}
-    plan = plan_from_json(value)
-    given = model if model is not None else plan.model.spec
-    has_weights = isinstance(given, str) and "@" not in given
-    loaded = load_model(given, weights=options.weights if has_weights else None)
+    if source is not None:
+        plan = replace(plan, source=replace(plan.source, url=source))
+    loaded = load_model(model if model is not None else plan.model.spec, weights=options.weights)
     if loaded.fingerprint != plan.model.fingerprint:
         raise error(
             f"the model '{loaded.spec}' is not the one that {owner} was made by: fingerprint "
@@ -63,14 +57,13 @@ def adopt(
             f"the source at '{plan.source.url}' is not the one that {owner} was made from: fingerprint "
             f"{found[:12]} now, {plan.source.fingerprint[:12]} then. Restore it, or start a new run."
         )
-    n_threads = options.threads or max(FEWEST_THREADS, n_cpus() // plan.n_workers)
-    return Prepared(plan, loaded, volume, pick_device(options.device), n_threads)
+    return Prepared(plan, loaded, volume, pick_device(options.device), threads_of(options, plan.n_workers))
 
 
 def _check_free(options: Options) -> None:
     default = Options()
-    fixed = [f.name for f in fields(Options) if getattr(options, f.name) != getattr(default, f.name)]
-    changed = [name for name in fixed if name not in FREE]
+    fixed = [f.name for f in fields(Options) if f.name not in FREE]
+    changed = [name for name in fixed if getattr(options, name) != getattr(default, name)]
     if changed:
         flags = ", ".join(f"--{'no-' * (getattr(options, name) is False)}{name}" for name in changed)
         raise UsageError(f"a saved plan fixes {flags}: it cannot be given beside --plan. Leave it out, or plan anew.")

@@ -48,7 +48,7 @@ from engine.cli_options import (
     runner_maker,
 )
 from engine.errors import UsageError
-from engine.plan_json import plan_to_json
+from engine.plan_json import plan_from_json, plan_to_json
 from engine.prepare import prepare
 from engine.reopen import resume, status, verify
 from engine.run import Report, check_complete, run_prepared
@@ -195,7 +195,8 @@ def run_command(
     )
     maker = runner_maker(runner, address)
     if plan is not None:
-        prepared = adopt(json_loaded(plan), source=source, model=model, options=chosen, owner=f"the plan '{plan}'")
+        saved = plan_from_json(json_loaded(plan))
+        prepared = adopt(saved, source=source, model=model, options=chosen, owner=f"the plan '{plan}'")
     else:
         with spinner() as tell:
             prepared = prepare(source, model, chosen, tell=tell)

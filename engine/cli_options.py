@@ -31,7 +31,7 @@ OutputUrl = Annotated[str, typer.Argument(help="URL of the output group.")]
 MovedSource = Annotated[str | None, typer.Option(help="Where the source lies now, if it was moved.")]
 MovedModel = Annotated[str | None, typer.Option(help="The model, if it was moved.")]
 SavedPlan = Annotated[Path | None, typer.Option(help="A plan saved as JSON that the output must have been made by.")]
-GivenPlan = Annotated[Path | None, typer.Option("--plan", help="A plan saved as JSON, to be run as it is.")]
+GivenPlan = Annotated[Path | None, typer.Option(help="A plan saved as JSON, to be run as it is.")]
 
 Weights = Annotated[str | None, typer.Option(help="Weights of the first part: safetensors, or a state dict.")]
 Memory = Annotated[str | None, typer.Option(help="Memory for all workers of one machine: 8G, 500M.")]

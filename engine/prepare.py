@@ -114,7 +114,7 @@ def prepare(
         error = precision_error(loaded, geometry, shapes[0], device=device) if precision == "bfloat16" else 0.0
     model_facts = ModelFacts(loaded.spec, loaded.fingerprint, precision, error)
     n_workers = options.workers or (torch.cuda.device_count() if device.type == "cuda" else 1)
-    n_threads = options.threads or max(FEWEST_THREADS, n_cpus() // n_workers)
+    n_threads = threads_of(options, n_workers)
     torch.set_num_threads(n_threads)
     keep_freed_memory()  # as the workers do, so that what is timed here is what they take
     wishes = _wishes(options, volume, loaded, n_workers=n_workers, device=device)
@@ -125,6 +125,11 @@ def prepare(
     plan = make_plan(facts, model_facts, geometry, cost, wishes)
     plan = _timed(plan, loaded, wishes, device=device)
     return Prepared(plan, loaded, volume, device, n_threads)
+
+
+def threads_of(options: Options, n_workers: int) -> int:
+    """Return the CPU threads of each worker: those asked for, else all CPUs divided among the workers."""
+    return options.threads or max(FEWEST_THREADS, n_cpus() // n_workers)
 
 
 def check_options(options: Options) -> None:

@@ -72,21 +72,19 @@ def _reopen(
 ) -> tuple[Prepared, Options, str | torch.nn.Module]:
     """Open an output with its source and model, and refuse any that is not its own."""
     provenance = open_output(output).provenance
-    _plan_of(output, provenance)
-    own = dict(provenance["plan"])
-    if plan is not None and (differing := differences(identity(plan), identity(own))):
+    made = _plan_of(output, provenance)
+    if plan is not None and (differing := differences(identity(plan), identity(provenance["plan"]))):
         raise ResumeError(f"the plan given is not the one of '{output}': {'; '.join(differing[:5])}. Start a new run.")
-    made = plan_from_json(own)
     given = model if model is not None else made.model.spec
     if isinstance(given, str) and given.startswith("<module "):
         raise ResumeError(
             f"'{output}' was made by a module given as an object, {given}, and it must be given again. "
             "Call engine.resume(output, model=...)."
         )
-    weights = provenance.get("weights") if model is None else None
+    weights = provenance.get("weights") if model is None and "@" not in made.model.spec else None
     options = Options(axes=provenance.get("axes"), weights=weights, device=device)
     owner = f"'{output}'"
-    prepared = adopt(own, source=source, model=given, options=options, owner=owner, error=ResumeError)
+    prepared = adopt(made, source=source, model=given, options=options, owner=owner, error=ResumeError)
     return prepared, options, given
 
 

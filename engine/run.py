@@ -14,7 +14,7 @@ from engine.errors import RunError, VerifyError
 from engine.factory import BlockWorkerFactory
 from engine.geometry.axes import Role
 from engine.plan import OutputFacts, Plan
-from engine.plan_json import plan_hash, plan_to_json
+from engine.plan_json import plan_from_json, plan_hash, plan_to_json
 from engine.prepare import Options, Prepared, prepare
 from engine.runtime.events import Listener, Runner, Summary, Tally
 from engine.runtime.schedule import drive
@@ -90,7 +90,7 @@ def run(
     if plan is None:
         prepared = prepare(source, model, chosen, tell=tell)
     else:
-        prepared = adopt(plan, source=source, model=model, options=chosen)
+        prepared = adopt(plan_from_json(plan), source=source, model=model, options=chosen)
     return run_prepared(
         prepared,
         output,

@@ -19,7 +19,8 @@ from engine.geometry.tiling import AxisTiling, legal_tile, shortest_tile
 from engine.memory import format_bytes
 
 UNITS = {1: 4096, 2: 256, 3: 64}
-"""Voxels per axis that blocks are multiples of, by number of space axes: the chunk of most outputs."""
+"""Voxels per axis that blocks are multiples of, by number of space axes: a chunk of most
+outputs, half of one in 2-d."""
 
 TILES_PER_BLOCK = (1, 2, 3, 4, 6)
 """How many tiles a block may be cut into along one axis."""
