@@ -14,13 +14,15 @@ FLOORS = (  # lowest first; those in one row stand beside each other
     {"memory"},
     {"search", "plan", "plan_json", "planner", "layout"},
     {"runtime"},
+    {"measure", "objects", "tissue"},
     {"factory", "prepare", "adopt", "certificate", "run", "predict", "check", "runner", "reopen", "__init__"},
+    {"score", "collection"},
     {"show", "cli_options", "cli_errors"},
     {"cli", "__main__"},
 )
 HEIGHT = {part: height for height, parts in enumerate(FLOORS) for part in parts}
 STRANGERS = {"storage", "models"}  # one floor, and they never see each other
-RUN_FILES = {f"{part}.py" for part in FLOORS[-3] - {"runner"}}  # they hold tensors and modules
+RUN_FILES = {f"{part}.py" for part in FLOORS[-4] - {"runner"}}  # they hold tensors and modules
 HOMES = {  # a library, and the files and folders that may import it
     "torch": {"models", *RUN_FILES},
     "dask": {"runtime/schedule.py", "runtime/graph.py", "runtime/lazy.py"},

@@ -1,0 +1,1 @@
+"""Collections: many slides through one pool of workers."""

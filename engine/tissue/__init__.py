@@ -1,0 +1,1 @@
+"""Tissue: which part of a slide is worth computing."""
