@@ -16,6 +16,7 @@ from engine.geometry.tiling import AxisTile, AxisTiling
 from engine.models.forward import Forward
 from engine.models.load import Model
 from engine.plan import OutputFacts, Plan
+from engine.runtime.masking import Mask
 from engine.runtime.stitch import read_region
 from engine.storage.ledger import State
 from engine.storage.output import Output
@@ -26,6 +27,9 @@ TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 5e-2}
 
 LENGTHS = {1: 65536, 2: 640, 3: 112}
 """About how long a recomputed tile is along each axis, by number of space axes, unless the halo asks for more."""
+
+DRAWS_PER_TILE = 50
+"""Places that are drawn, at most, for each tile that is to be compared under a mask."""
 
 LABEL_TOLERANCE = 1e-4
 """Largest share of labels that may differ: ties that rounding breaks one way or the other."""
@@ -72,12 +76,21 @@ class Certificate:
 
 
 def certify(
-    plan: Plan, model: Model, source: Volume, output: Output, *, n_tiles: int, seed: int, device: torch.device
+    plan: Plan,
+    model: Model,
+    source: Volume,
+    output: Output,
+    *,
+    n_tiles: int,
+    seed: int,
+    device: torch.device,
+    mask: Mask | None = None,
 ) -> Certificate:
     """Recompute ``n_tiles`` tiles around seams of the output, and compare.
 
     Every tile lies on a grid shifted against the plan's, and has another shape where one is legal. Reads
-    the source and the output; writes nothing.
+    the source and the output; writes nothing. Under a mask, tiles without a wanted voxel are passed over,
+    and what is not wanted is not compared.
     """
     chance = random.Random(seed)
     longest = LENGTHS.get(len(plan.tilings), 64)
@@ -85,19 +98,30 @@ def certify(
     forward = Forward(model.module, model.dtype, device, plan.model.precision, plan.batch_size)
     found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {facts.name: [] for facts in plan.outputs}
     n_compared = n_skipped = 0
-    for _ in range(n_tiles):
+    for _ in range(n_tiles if mask is None else n_tiles * DRAWS_PER_TILE):
+        if n_compared + n_skipped == n_tiles:
+            break
         tiles = tuple(
             _place(tiling, plan_tiling, chance) for tiling, plan_tiling in zip(other.tilings, plan.tilings, strict=True)
         )
         item = tuple(chance.randrange(axis.size) for axis in plan.batches)
+        wanted = {o.name: mask.meets(o, _core(o, tiles)) for o in plan.outputs} if mask is not None else None
+        if wanted is not None and not any(keep.any() for keep in wanted.values()):
+            continue
         if not _is_done(plan, output, tiles, item):
             n_skipped += 1
             continue
         n_compared += 1
-        for name, pair in _compare(other, forward, source, output, tiles=tiles, item=item):
-            found[name].append(pair)
+        for name, (ours, theirs) in _compare(other, forward, source, output, tiles=tiles, item=item):
+            keep = slice(None) if wanted is None else wanted[name]
+            found[name].append((ours[..., keep], theirs.reshape(ours.shape)[..., keep]))
     seams = {facts.name: _seams(plan, facts, found[facts.name]) for facts in plan.outputs}
     return Certificate(n_compared, n_skipped, other.tile_shape, seed, seams)
+
+
+def _core(facts: OutputFacts, tiles: tuple[AxisTile, ...]) -> Region:
+    cores = [tile.cores[facts.name] for tile in tiles]
+    return Region(tuple(low for low, _ in cores), tuple(max(low, high) for low, high in cores))
 
 
 def _other_tiling(tiling: AxisTiling, longest: int) -> AxisTiling:
@@ -141,7 +165,7 @@ def _is_done(plan: Plan, output: Output, tiles: tuple[AxisTile, ...], item: tupl
         spans.append((min(r.start for r in touched), max(r.stop for r in touched)))
     batch = [range(i // axis.block, i // axis.block + 1) for i, axis in zip(item, plan.batches, strict=True)]
     indices = product(*batch, *(range(low, high) for low, high in spans))
-    return all(output.ledger.state(plan.graph.task(0, index)) is State.DONE for index in indices)
+    return all(output.ledger.state(plan.graph.task(0, i)) in (State.DONE, State.SKIPPED) for i in indices)
 
 
 def _compare(

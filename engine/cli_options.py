@@ -45,6 +45,11 @@ EdgeRules = Annotated[
     typer.Option("--edge", help="AXIS=model|wrap|reflect|constant[:VALUE]|pole:AROUND; repeat per axis."),
 ]
 Nan = Annotated[str, typer.Option(help="What NaN in a floating source means: refuse or keep.")]
+Tissue = Annotated[
+    str | None,
+    typer.Option(help="What is wanted of a slide: auto, polygons.geojson, mask.zarr, or a model for thumbnails."),
+]
+Mpp = Annotated[float | None, typer.Option(help="Micrometre per voxel to read a slide at; else as the model declares.")]
 Precision = Annotated[str | None, typer.Option(help="float32, float64 or bfloat16; the model's own by default.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; a GPU where there is one.")]
 AxisNames = Annotated[

@@ -42,6 +42,10 @@ class IngestError(VolumeError):
     """A source file cannot be turned into a volume."""
 
 
+class TissueError(EngineError):
+    """What is wanted of a slide cannot be found, or is nothing."""
+
+
 class PlanError(EngineError):
     """A plan would break an invariant, or cannot be made within its limits."""
 
@@ -70,6 +74,10 @@ class VerifyError(EngineError):
     """Recomputed tiles do not equal what the output holds."""
 
     exit_code: ClassVar[int] = 1
+
+
+class CollectionError(EngineError):
+    """A collection is named wrongly, or is not the one that its folder holds."""
 
 
 class UsageError(EngineError):

@@ -5,12 +5,15 @@ from dataclasses import dataclass
 import torch
 
 from engine.models.allocator import keep_freed_memory
+from engine.models.fitted import set_constants
 from engine.models.forward import Forward, pick_device
 from engine.models.load import Model, load_model
 from engine.plan import Plan
-from engine.runtime.worker import BlockWorker
+from engine.runtime.masking import Mask
+from engine.runtime.worker import BlockWorker, Stages
 from engine.storage.arrays import configure_codecs
-from engine.storage.output import open_output
+from engine.storage.cells import read_cells
+from engine.storage.output import WANTED, open_output
 from engine.storage.volume import open_volume
 
 
@@ -29,15 +32,30 @@ class BlockWorkerFactory:
 
     def __call__(self) -> BlockWorker:
         """Return a worker, ready to run blocks."""
-        torch.set_num_threads(self.n_threads)
-        keep_freed_memory()
-        configure_codecs(self.n_threads)
+        ready_process(self.n_threads)
         model = load_model(self.model, weights=self.weights)
         return open_worker(self.plan, model, self.output_url, axes=self.axes, device=pick_device(self.device))
 
 
-def open_worker(plan: Plan, model: Model, output_url: str, *, axes: str | None, device: torch.device) -> BlockWorker:
-    """Return a worker for a loaded model."""
+def ready_process(n_threads: int) -> None:
+    """Set this process up for computing: its threads, its memory, its codecs."""
+    torch.set_num_threads(n_threads)
+    keep_freed_memory()
+    configure_codecs(n_threads)
+
+
+def open_worker(
+    plan: Plan,
+    model: Model,
+    output_url: str,
+    *,
+    axes: str | None,
+    device: torch.device,
+    stages: Stages | None = None,
+) -> BlockWorker:
+    """Return a worker for a loaded model, which is given the constants of the plan, in place."""
     source = open_volume(plan.source.url, axes=axes)
+    set_constants(model.module, plan.model.constants)
     forward = Forward(model.module, model.dtype, device, plan.model.precision, plan.batch_size)
-    return BlockWorker(plan, forward, source, dict(open_output(output_url).volumes))
+    mask = Mask(plan, read_cells(f"{output_url}/{WANTED}") > 0) if plan.mask is not None else None
+    return BlockWorker(plan, forward, source, dict(open_output(output_url).volumes), mask, stages)

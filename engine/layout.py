@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 
 from engine.geometry.axes import Axis, Role, positions
-from engine.geometry.edges import EdgeKind
 from engine.geometry.model_geometry import OutputTensor
 from engine.geometry.tiling import AxisTiling
 from engine.plan import BatchAxis, OutputFacts, SourceFacts
@@ -55,10 +55,7 @@ def describe_output(
 
 def _offset(tiling: AxisTiling, output: str) -> float:
     """Return where the centre of the first output voxel lies, in input voxels from the centre of the first."""
-    scale = tiling.program.scale(output)
-    shrunk = float(tiling.extent.extended * scale - dict(tiling.extent.kept)[output]) / 2
-    is_shrunk = tiling.edge.kind is EdgeKind.MODEL and not tiling.extent.far_extension and shrunk >= 1
-    return (0.5 + (shrunk if is_shrunk else 0.0)) / float(scale) - 0.5
+    return float(tiling.first_edge(output) + Fraction(1, 2) / tiling.program.scale(output) - Fraction(1, 2))
 
 
 def _channel_name(source: SourceFacts) -> str:

@@ -6,10 +6,11 @@ plan of 10^9 blocks is as small as one of ten.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -47,6 +48,29 @@ class ModelFacts:
     """float32, float64 or bfloat16 (autocast)."""
     precision_error: float = 0.0
     """Largest difference from float32 seen on the probe tile, where the precision is bfloat16."""
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    """Statistics that were fitted to the source before the run, by module and buffer; see ``models/fitted.py``."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaskFacts:
+    """Which part of the source is wanted: a coarse grid of cells over its space axes, kept beside the output."""
+
+    method: str
+    """What made it: ``auto``, or the place of a polygon file, a volume or a model."""
+    cell: tuple[int, ...]
+    """Input voxels of one cell, per space axis."""
+    shape: tuple[int, ...]
+    """Cells per space axis."""
+    n_wanted: int
+    """Cells that are wanted."""
+    fingerprint: str
+    """SHA-256 of the cells."""
+
+    @property
+    def share(self) -> float:
+        """Wanted cells, as a share of all."""
+        return self.n_wanted / prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +151,8 @@ class Plan:
     projection: Projection
     memory_limit: int
     """Bytes that all workers of one machine may use."""
+    mask: MaskFacts | None = None
+    """What is wanted, where that is not everything: the rest is background, and stays 0."""
     notes: tuple[str, ...] = ()
     """What a reader of the result must know: extended sizes, probed geometry, ..."""
 

@@ -13,9 +13,9 @@ from engine.geometry.extent import Extent
 from engine.geometry.model_geometry import ModelGeometry
 from engine.geometry.tiling import AxisTiling
 from engine.memory import Projection
-from engine.plan import BatchAxis, ModelFacts, OutputFacts, Plan, SourceFacts, TileCost
+from engine.plan import BatchAxis, MaskFacts, ModelFacts, OutputFacts, Plan, SourceFacts, TileCost
 
-PLACES = ("url", "spec")
+PLACES = ("url", "spec", "method")
 """Where things lie, not what they are: a moved source or model is the same."""
 
 ESTIMATES = ("cost", "projection", "memory_limit", "n_workers", "n_in_flight")
@@ -43,6 +43,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         "cost": asdict(plan.cost),
         "projection": asdict(plan.projection),
         "memory_limit": plan.memory_limit,
+        "mask": None if plan.mask is None else asdict(plan.mask),
         "notes": plan.notes,
     }
     plain: dict[str, Any] = json.loads(json.dumps(value))
@@ -83,6 +84,7 @@ def _plan(value: Mapping[str, Any]) -> Plan:
         cost=TileCost(**_tupled(value["cost"])),
         projection=Projection(**value["projection"]),
         memory_limit=value["memory_limit"],
+        mask=MaskFacts(**_tupled(value["mask"])) if value.get("mask") else None,
         notes=_tuple(value["notes"]),
     )
 
@@ -102,7 +104,9 @@ def _tuple(value: Any) -> Any:  # noqa: ANN401 -- any JSON value
 def identity(value: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a plan's JSON that decides the bits of the result."""
     kept = {key: item for key, item in value.items() if key not in ESTIMATES}
-    for key in ("source", "model"):
+    for key in ("source", "model", "mask"):
+        if not kept.get(key):
+            continue
         kept[key] = {name: item for name, item in kept[key].items() if name not in PLACES}
     return kept
 

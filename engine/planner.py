@@ -11,7 +11,7 @@ from engine.geometry.axes import Role, positions
 from engine.geometry.edges import MODEL_EDGE, Edge, EdgeKind, check_edges
 from engine.geometry.extent import extend
 from engine.geometry.model_geometry import ModelGeometry
-from engine.geometry.tiling import AxisTiling
+from engine.geometry.tiling import AxisTiling, legal_tile
 from engine.layout import describe_output, pyramid_factors
 from engine.memory import BASE_BYTES, Projection, format_bytes, tile_bytes
 from engine.plan import BatchAxis, ModelFacts, Plan, SourceFacts, TileCost
@@ -32,6 +32,8 @@ class Wishes:
     batch_size: int | None = None
     tile: tuple[int, ...] | None = None
     """Input voxels of a tile, per space axis."""
+    is_tile_exact: bool = True
+    """Whether a tile of another length is refused; else the next longer one that each axis can have is taken."""
     block: tuple[int, ...] | None = None
     """Input voxels of a block, per space axis."""
     edges: Mapping[str, Edge] | None = None
@@ -166,7 +168,7 @@ def _choose(
     options = [
         cuts(
             fact,
-            tile=min(_along(wishes.tile, i), fact.extent.extended) if wishes.tile else None,
+            tile=_given_tile(fact, _along(wishes.tile, i), is_exact=wishes.is_tile_exact) if wishes.tile else None,
             block=_given_block(fact, _along(wishes.block, i), geometry) if wishes.block else None,
         )
         for i, fact in enumerate(facts)
@@ -185,6 +187,11 @@ def _choose(
 
 def _along(lengths: tuple[int, ...], axis: int) -> int:
     return lengths[axis] if len(lengths) > 1 else lengths[0]
+
+
+def _given_tile(fact: AxisFacts, tile: int, *, is_exact: bool) -> int:
+    shorter = min(tile, fact.extent.extended)
+    return shorter if is_exact else legal_tile(fact.program, fact.extent, shorter)
 
 
 def _given_block(fact: AxisFacts, block: int, geometry: ModelGeometry) -> int:

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
+from typing import Protocol
 
 import torch
 
 from engine.errors import PlanError, UsageError
-from engine.geometry.axes import Role, positions
+from engine.geometry.axes import Axis, Role, positions
 from engine.geometry.edges import Edge
 from engine.geometry.model_geometry import ModelGeometry
 from engine.memory import BASE_BYTES, available_bytes, n_cpus
@@ -19,6 +20,8 @@ from engine.models.load import Model, load_model
 from engine.models.measure import PRECISIONS
 from engine.plan import ModelFacts, Plan, SourceFacts, TileCost
 from engine.planner import Wishes, make_plan
+from engine.runtime.masking import Mask
+from engine.sight import at_resolution, sight
 from engine.storage.fingerprint import fingerprint
 from engine.storage.volume import Volume, open_volume
 
@@ -58,6 +61,10 @@ class Options:
     axes: str | None = None
     """Names of the source's axes, where it does not say."""
     weights: str | None = None
+    tissue: str | None = None
+    """What is wanted of a slide: ``auto``, polygons, a mask or a model; see ``tissue/wanted.py``. All by default."""
+    mpp: float | None = None
+    """Micrometre per voxel to read a slide at; what the model declares by default, else the slide's own."""
     pyramid: bool = True
     extend: bool = True
     in_flight: int = 3
@@ -72,6 +79,34 @@ class Prepared:
     source: Volume
     device: torch.device
     n_threads: int
+    mask: Mask | None = None
+    """What is wanted, where that is not everything."""
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What is known of a model before any plan: good for every source with the same axes and channels."""
+
+    model: Model
+    geometry: ModelGeometry
+    facts: ModelFacts
+    """Without the constants that are fitted to a source."""
+    cost: TileCost
+    device: torch.device
+    n_workers: int
+    n_threads: int
+
+
+class Shaped(Protocol):
+    """What has axes and a shape: a volume, or the facts of one."""
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """In storage order."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels per axis."""
 
 
 def prepare(
@@ -80,7 +115,7 @@ def prepare(
     """Return a plan for ``model`` over the volume at ``source``. Reads a few voxels; writes nothing.
 
     Args:
-        source: URL of a volume.
+        source: URL of a volume, or of a slide as it came from the scanner.
         model: A specification (``file.py:factory@weights``, ``.pt2``, TorchScript), or a module.
         options: How to run.
         tell: Is told, line by line, what goes on.
@@ -89,18 +124,54 @@ def prepare(
         EngineError: If anything is refused; every refusal happens here.
     """
     check_options(options)
-    volume = open_volume(source, axes=options.axes)
-    loaded = load_model(model, weights=options.weights)
+    url = at_resolution(source, loaded := load_model(model, weights=options.weights), mpp=options.mpp)
+    volume = open_volume(url, axes=options.axes)
+    seen = sight(source, loaded, tissue=options.tissue, mpp=options.mpp, tell=tell)
+    learnt = learn_model(loaded, volume, options, tell=tell)
+    tell("weighing tile and block shapes")
+    wishes = wishes_of(options, volume.edges, learnt)
+    with blamed_on(loaded.spec):
+        names = [volume.axes[i].name for i in positions(volume.axes, Role.SPACE)]
+        check_periodic(loaded, learnt.geometry, names, wishes.edges or {})
+    plan = make_plan(source_facts(volume, url), learnt.facts, learnt.geometry, learnt.cost, wishes)
+    plan = timed(plan, loaded, wishes, device=learnt.device)
+    plan = replace(plan, model=replace(plan.model, constants=seen.constants))
+    plan, mask = seen.on(plan)
+    return Prepared(plan, loaded, volume, learnt.device, learnt.n_threads, mask)
+
+
+def learn_model(
+    loaded: Model, volume: Shaped, options: Options, *, tell: Callable[[str], None] = lambda _: None
+) -> Learnt:
+    """Return a model's geometry and cost, for volumes with the axes of this one.
+
+    Raises:
+        ModelError: If it cannot be tiled, or fails when it is run.
+    """
     device = pick_device(options.device)
-    space = positions(volume.axes, Role.SPACE)
-    channel = positions(volume.axes, Role.CHANNEL)
+    space, channel = positions(volume.axes, Role.SPACE), positions(volume.axes, Role.CHANNEL)
     tell("learning the model's geometry")
     with blamed_on(loaded.spec):
         geometry = learn(loaded, n_channels=volume.shape[channel[0]] if channel else 1, n_space=len(space))
         shapes = probe_shapes(geometry, tuple(volume.shape[i] for i in space))
         check_determinism(loaded.module, example(loaded, geometry, _smallest(geometry)))
-    facts = SourceFacts(
-        url=source,
+    tell("measuring the model's cost")
+    precision = options.precision or str(loaded.dtype).removeprefix("torch.")
+    n_workers = options.workers or (torch.cuda.device_count() if device.type == "cuda" else 1)
+    n_threads = threads_of(options, n_workers)
+    torch.set_num_threads(n_threads)
+    keep_freed_memory()  # as the workers do, so that what is timed here is what they take
+    with blamed_on(loaded.spec):
+        error = precision_error(loaded, geometry, shapes[0], device=device) if precision == "bfloat16" else 0.0
+        cost = measured_cost(loaded, geometry, shapes, device=device, precision=precision)
+    facts = ModelFacts(loaded.spec, loaded.fingerprint, precision, error)
+    return Learnt(loaded, geometry, facts, cost, device, n_workers, n_threads)
+
+
+def source_facts(volume: Volume, url: str) -> SourceFacts:
+    """Return a source as a plan holds it."""
+    return SourceFacts(
+        url=url,
         axes=volume.axes,
         shape=volume.shape,
         dtype=volume.dtype.name,
@@ -108,23 +179,6 @@ def prepare(
         flavour="cf" if _is_cf(volume) else "ngff",
         translation=volume.levels[0].translation,
     )
-    tell("measuring the model's cost")
-    precision = options.precision or str(loaded.dtype).removeprefix("torch.")
-    with blamed_on(loaded.spec):
-        error = precision_error(loaded, geometry, shapes[0], device=device) if precision == "bfloat16" else 0.0
-    model_facts = ModelFacts(loaded.spec, loaded.fingerprint, precision, error)
-    n_workers = options.workers or (torch.cuda.device_count() if device.type == "cuda" else 1)
-    n_threads = threads_of(options, n_workers)
-    torch.set_num_threads(n_threads)
-    keep_freed_memory()  # as the workers do, so that what is timed here is what they take
-    wishes = _wishes(options, volume, loaded, n_workers=n_workers, device=device)
-    with blamed_on(loaded.spec):
-        check_periodic(loaded, geometry, [volume.axes[i].name for i in space], wishes.edges or {})
-        cost = measured_cost(loaded, geometry, shapes, device=device, precision=precision)
-    tell("weighing tile and block shapes")
-    plan = make_plan(facts, model_facts, geometry, cost, wishes)
-    plan = _timed(plan, loaded, wishes, device=device)
-    return Prepared(plan, loaded, volume, device, n_threads)
 
 
 def threads_of(options: Options, n_workers: int) -> int:
@@ -158,21 +212,21 @@ def _is_cf(volume: Volume) -> bool:
     return "Conventions" in volume.attributes
 
 
-def _wishes(options: Options, volume: Volume, model: Model, *, n_workers: int, device: torch.device) -> Wishes:
-    memory = options.memory or int(available_bytes() * MEMORY_SHARE)
+def wishes_of(options: Options, edges: Mapping[str, Edge], learnt: Learnt) -> Wishes:
+    """Return what the options ask of a plan over a volume with these edges of its own."""
     return Wishes(
-        memory_limit=memory,
-        n_workers=n_workers,
+        memory_limit=options.memory or int(available_bytes() * MEMORY_SHARE),
+        n_workers=learnt.n_workers,
         n_in_flight=options.in_flight,
         batch_size=options.batch,
         tile=options.tile,
         block=options.block,
-        edges={**volume.edges, **options.edges},
+        edges={**edges, **options.edges},
         nan=options.nan,
         with_pyramid=options.pyramid,
         extend=options.extend,
-        base_bytes=BASE_BYTES + model.n_parameter_bytes,
-        device_bytes=free_device_bytes(device),
+        base_bytes=BASE_BYTES + learnt.model.n_parameter_bytes,
+        device_bytes=free_device_bytes(learnt.device),
     )
 
 
@@ -193,7 +247,7 @@ def measured_cost(
     return TileCost(bytes_per_voxel, tuple(speeds))
 
 
-def _timed(plan: Plan, model: Model, wishes: Wishes, *, device: torch.device) -> Plan:
+def timed(plan: Plan, model: Model, wishes: Wishes, *, device: torch.device) -> Plan:
     """Time the chosen tile itself, and take batches of two where they are clearly faster.
 
     On a CPU torch takes a much slower path for small inputs at batch 1 (GEOMETRY: 47 against 12 ms).

@@ -10,13 +10,15 @@ import torch
 from engine.adopt import adopt
 from engine.certificate import Certificate, certify
 from engine.errors import LedgerError, PlanError, ResumeError, VerifyError
+from engine.models.load import Model
 from engine.plan import Plan, differences
 from engine.plan_json import identity, plan_from_json
 from engine.prepare import Options, Prepared
 from engine.run import N_CERTIFIED, Report, RunnerMaker, fill, quiet, serial_runner
 from engine.runtime.events import Listener
 from engine.storage.ledger import State
-from engine.storage.output import open_output
+from engine.storage.cells import read_cells
+from engine.storage.output import WANTED, open_output
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +58,19 @@ def resume(
     Raises:
         ResumeError: If the model, the plan or the source is not the one of the output; it names what differs.
     """
-    prepared, options, given = _reopen(output, source=source, model=model, plan=plan, device=device)
+    prepared, options, given = reopen(output, source=source, model=model, plan=plan, device=device)
     return fill(
         prepared, output, model=given, options=options, runner=runner, listener=listener, n_certified=n_certified
     )
 
 
-def _reopen(
+def reopen(
     output: str,
     *,
-    source: str | None,
-    model: str | torch.nn.Module | None,
-    plan: Mapping[str, Any] | None,
-    device: str | None,
+    source: str | None = None,
+    model: str | torch.nn.Module | Model | None = None,
+    plan: Mapping[str, Any] | None = None,
+    device: str | None = None,
 ) -> tuple[Prepared, Options, str | torch.nn.Module]:
     """Open an output with its source and model, and refuse any that is not its own."""
     provenance = open_output(output).provenance
@@ -84,8 +86,9 @@ def _reopen(
     weights = provenance.get("weights") if model is None and "@" not in made.model.spec else None
     options = Options(axes=provenance.get("axes"), weights=weights, device=device)
     owner = f"'{output}'"
-    prepared = adopt(made, source=source, model=given, options=options, owner=owner, error=ResumeError)
-    return prepared, options, given
+    cells = read_cells(f"{output}/{WANTED}") > 0 if made.mask is not None else None
+    prepared = adopt(made, source=source, model=given, options=options, owner=owner, error=ResumeError, cells=cells)
+    return prepared, options, given.spec if isinstance(given, Model) else given
 
 
 def _plan_of(output: str, provenance: Mapping[str, Any]) -> Plan:
@@ -110,11 +113,18 @@ def verify(
         VerifyError: If they differ by more than rounding, or no block is done yet.
         ResumeError: If the model or the source is not the one of the output.
     """
-    prepared, _, _ = _reopen(output, source=source, model=model, plan=None, device=device)
+    prepared, _, _ = reopen(output, source=source, model=model, device=device)
     opened = open_output(output)
     drawn = seed if seed is not None else int(datetime.now(UTC).timestamp())
     certificate = certify(
-        prepared.plan, prepared.model, prepared.source, opened, n_tiles=n_tiles, seed=drawn, device=prepared.device
+        prepared.plan,
+        prepared.model,
+        prepared.source,
+        opened,
+        n_tiles=n_tiles,
+        seed=drawn,
+        device=prepared.device,
+        mask=prepared.mask,
     )
     opened.record(certificate=certificate.to_json())
     if not certificate.n_tiles:

@@ -6,22 +6,26 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from engine.adopt import adopt
 from engine.certificate import Certificate, certify
 from engine.errors import RunError, VerifyError
 from engine.factory import BlockWorkerFactory
-from engine.geometry.axes import Role
+from engine.geometry.axes import Role, positions
 from engine.plan import OutputFacts, Plan
 from engine.plan_json import plan_from_json, plan_hash, plan_to_json
 from engine.prepare import Options, Prepared, prepare
 from engine.runtime.events import Listener, Runner, Summary, Tally
+from engine.runtime.masking import Coverage, coverage
 from engine.runtime.schedule import drive
 from engine.runtime.serial import SerialRunner
+from engine.storage.cells import CellGrid, store_cells
 from engine.storage.create import Coordinate, read_coordinates
 from engine.storage.ledger import State
-from engine.storage.output import Described, Output, create_output, open_output
+from engine.storage.output import COVERAGE, Described, Output, create_output, open_output
 from engine.storage.volume import Volume
 
 RunnerMaker = Callable[[BlockWorkerFactory, Plan], Runner]
@@ -113,16 +117,35 @@ def run_prepared(
     n_certified: int = N_CERTIFIED,
 ) -> Report:
     """Run a plan that was prepared, perhaps shown, and agreed to; see :func:`run`."""
+    describe(prepared, output, options=options)
+    return fill(
+        prepared, output, model=model, options=options, runner=runner, listener=listener, n_certified=n_certified
+    )
+
+
+def describe(prepared: Prepared, output: str, *, options: Options) -> Output:
+    """Create the output of a plan: everything but its voxels.
+
+    Raises:
+        VolumeError: If something is there, or the place cannot be written.
+    """
     plan = prepared.plan
-    create_output(
+    return create_output(
         output,
         outputs=[_described(plan, facts, prepared.source) for facts in plan.outputs],
         provenance=_provenance(plan, options),
         n_tasks=plan.graph.n_tasks,
+        wanted=_grid(plan, prepared.mask.cells) if prepared.mask is not None else None,
     )
-    return fill(
-        prepared, output, model=model, options=options, runner=runner, listener=listener, n_certified=n_certified
-    )
+
+
+def _grid(plan: Plan, cells: NDArray[Any]) -> CellGrid:
+    """Return cells of the plan's mask with their place."""
+    assert plan.mask is not None
+    space = positions(plan.source.axes, Role.SPACE)
+    origin = plan.source.translation or (0.0,) * len(plan.source.axes)
+    axes = tuple(plan.source.axes[i] for i in space)
+    return CellGrid(axes, plan.mask.cell, tuple(origin[i] for i in space), cells.astype(np.uint8))
 
 
 def _described(plan: Plan, facts: OutputFacts, source: Volume) -> Described:
@@ -142,6 +165,7 @@ def _described(plan: Plan, facts: OutputFacts, source: Volume) -> Described:
         origin=facts.translation,
         flavour=plan.source.flavour,
         coordinates={name: c for name, c in known.items() if _fits(c, sizes)},
+        is_label=facts.is_label,
     )
 
 
@@ -202,27 +226,47 @@ def fill(
             shrunk.add(shape)
         listener(event)  # type: ignore[arg-type]
 
-    if _is_done(output):
+    if is_done(output):
         summary = Tally().summary(n_tasks=plan.graph.n_tasks, n_done_before=plan.graph.n_tasks, seconds=0.0)
     else:
         with runner(factory, plan) as ready:
             summary = drive(plan.graph, ready, output.ledger, listen, n_voxels=plan.output_voxels)
-    facts: dict[str, Any] = {"summary": asdict(summary), "finished": datetime.now(UTC).isoformat(timespec="seconds")}
+    facts: dict[str, Any] = {"summary": asdict(summary)}
     if shrunk:
         facts["tiles_shrunk_to"] = [list(shape) for shape in sorted(shrunk)]
-    certificate = None
-    if n_certified and summary.n_done + summary.n_done_before:
-        certificate = certify(
-            plan, prepared.model, prepared.source, output, n_tiles=n_certified, seed=0, device=prepared.device
-        )
-        facts["certificate"] = certificate.to_json()
-    output.record(**facts)
-    if summary.is_complete:
-        output.finish()
+    certificate = conclude(prepared, output, n_certified=n_certified, facts=facts)
     return Report(url, plan, summary, certificate, output.ledger.failures())
 
 
-def _is_done(output: Output) -> bool:
+def conclude(
+    prepared: Prepared, output: Output, *, n_certified: int, facts: Mapping[str, Any] | None = None
+) -> Certificate | None:
+    """Certify what is stored, and note in the output how its run ended: certificate, coverage, and ``facts``."""
+    plan, noted = prepared.plan, {"finished": datetime.now(UTC).isoformat(timespec="seconds"), **(facts or {})}
+    certificate = None
+    if n_certified and output.ledger.counts()[State.DONE]:
+        certificate = certify(
+            plan,
+            prepared.model,
+            prepared.source,
+            output,
+            n_tiles=n_certified,
+            seed=0,
+            device=prepared.device,
+            mask=prepared.mask,
+        )
+        noted["certificate"] = certificate.to_json()
+    output.record(**noted)
+    if prepared.mask is not None:
+        became = coverage(prepared.mask, output.ledger)
+        store_cells(f"{output.url}/{COVERAGE}", _grid(plan, became), meanings=tuple(Coverage))
+    if is_done(output):
+        output.finish(is_sparse=prepared.mask is not None)
+    return certificate
+
+
+def is_done(output: Output) -> bool:
+    """Say whether every block of an output is stored, or skipped as background."""
     counts = output.ledger.counts()
     return counts[State.DONE] + counts[State.SKIPPED] == output.ledger.n_tasks
 

@@ -8,6 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from engine.check import Check
+from engine.geometry.axes import Axis, Role
 from engine.geometry.model_geometry import ModelGeometry
 from engine.geometry.receptive_field import AxisProgram
 from engine.memory import format_bytes
@@ -57,9 +58,28 @@ def plan_rows(plan: Plan) -> list[Row]:
             f"{_duration(plan.n_seconds)} of computing, by a probe of "
             f"{1e-6 / max(plan.seconds_per_voxel, 1e-15):.2f} Mvoxel/s",
         ),
+        *_mask_rows(plan),
         *(("output", _output(plan, i)) for i in range(len(plan.outputs))),
         *(("note", note) for note in plan.notes),
     ]
+
+
+def _mask_rows(plan: Plan) -> list[Row]:
+    if plan.mask is None:
+        return []
+    um = [axis.spacing * n for axis, n in zip(_space_axes(plan), plan.mask.cell, strict=True)]
+    unit = _space_axes(plan)[0].unit or "voxels"
+    return [
+        (
+            "wanted",
+            f"{plan.mask.share:.1%} of {_by([t.name for t in plan.tilings], plan.mask.shape)} cells of "
+            f"{' x '.join(f'{n:g}' for n in um)} {unit}, by '{plan.mask.method}'; tiles that touch none are left out",
+        )
+    ]
+
+
+def _space_axes(plan: Plan) -> list[Axis]:
+    return [axis for axis in plan.source.axes if axis.role is Role.SPACE]
 
 
 def _sizes(pairs: Iterable[tuple[object, int]]) -> str:

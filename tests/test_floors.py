@@ -15,7 +15,7 @@ FLOORS = (  # lowest first; those in one row stand beside each other
     {"search", "plan", "plan_json", "planner", "layout"},
     {"runtime"},
     {"measure", "objects", "tissue"},
-    {"factory", "prepare", "adopt", "certificate", "run", "predict", "check", "runner", "reopen", "__init__"},
+    {"factory", "sight", "prepare", "adopt", "certificate", "run", "predict", "check", "runner", "reopen", "__init__"},
     {"score", "collection"},
     {"show", "cli_options", "cli_errors"},
     {"cli", "__main__"},

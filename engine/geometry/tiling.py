@@ -80,6 +80,12 @@ class AxisTiling:
     def _scales(self) -> dict[str, Fraction]:
         return {output: self.program.scale(output) for output in self.kept}
 
+    def first_edge(self, output: str) -> Fraction:
+        """Return where an output's first voxel begins, in input voxels from the volume's border."""
+        shrunk = (self.extent.extended * self._scales[output] - self.kept[output]) / 2
+        is_shrunk = self.edge.kind is EdgeKind.MODEL and not self.extent.far_extension and shrunk >= 1
+        return shrunk / self._scales[output] if is_shrunk else Fraction(0)
+
     @cached_property
     def block_sizes(self) -> dict[str, int]:
         """Voxels of each output in a block that is not the last."""

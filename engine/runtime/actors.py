@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import time
 from concurrent.futures import Future
 from dataclasses import replace
 from queue import Empty, SimpleQueue
@@ -20,6 +21,8 @@ from engine.runtime.serial import run_safely
 logger = logging.getLogger(__name__)
 N_START_ATTEMPTS = 3
 SECONDS_BEFORE_WARNING = 30.0
+SECONDS_BETWEEN_LOOKS = 1.0
+"""At workers that may not answer, where there is a limit to patience."""
 ENVIRONMENT = {"MALLOC_ARENA_MAX": "1"}
 """Of an actor's process: Ray has started its threads before the engine is imported; see ``engine/process.py``."""
 
@@ -59,6 +62,7 @@ class RayRunner(Runner):
         n_in_flight: int = 2,
         address: str | None = None,
         n_cpus: int | None = None,
+        patience: float | None = None,
         is_debug: bool = False,
     ) -> None:
         """Start the actors, and wait until the first is up.
@@ -71,6 +75,7 @@ class RayRunner(Runner):
             n_in_flight: Tasks at once on one actor; 2 let its stages overlap.
             address: The cluster to join; None for this process's Ray, or else a local one that ends with this runner.
             n_cpus: CPUs of a local Ray; what the workers need if None.
+            patience: Seconds after which a task without an answer takes its worker with it; no limit if None.
             is_debug: Whether Ray and the workers may write to the terminal.
 
         Raises:
@@ -79,6 +84,9 @@ class RayRunner(Runner):
         needed_cpus = max(1, math.ceil(n_workers * n_cpus_per_worker))
         self._owns_ray = connect(address, n_cpus=n_cpus or needed_cpus, is_debug=is_debug)
         self._n_in_flight = n_in_flight
+        self._patience = patience
+        self._ended: dict[str, str] = {}
+        """By worker that was stopped for want of an answer: what to say of it."""
         self._finished: SimpleQueue[Outcome] = SimpleQueue()
         self._failed_on: dict[int, int] = {}
         """By task: the seat of its last failure."""
@@ -132,6 +140,9 @@ class RayRunner(Runner):
         Raises:
             RunError: If no worker is left and none can be started.
         """
+        if self._patience is not None:
+            self._end_overdue(self._patience)
+            timeout = SECONDS_BETWEEN_LOOKS if timeout is None else min(timeout, SECONDS_BETWEEN_LOOKS)
         try:
             outcome = self._finished.get_nowait() if timeout == 0 else self._finished.get(timeout=timeout)
         except Empty:
@@ -153,6 +164,13 @@ class RayRunner(Runner):
             self._owns_ray = False
             ray.shutdown()
 
+    def _end_overdue(self, patience: float) -> None:
+        """Kill the workers whose oldest task has had no answer for too long: their calls then come back as deaths."""
+        for seat in self._seats:
+            if seat.is_up and seat.name not in self._ended and seat.oldest_call() > patience:
+                self._ended[seat.name] = f"a task had no answer after {patience:g} s, and its worker was stopped"
+                ray.kill(seat.actor, no_restart=True)
+
     def _fill(self, seat: Seat) -> None:
         """Put a new actor in ``seat``, the old one surely dead; its start ends up among the outcomes."""
         if seat.actor is not None:
@@ -160,11 +178,11 @@ class RayRunner(Runner):
         seat.actor = ray.remote(_Host).options(**self._options).remote(self._factory_ref)
         seat.life += 1
         seat.is_up = False
-        seat.calls = set()
+        seat.calls = {}
         self._await(seat, None, 0, seat.actor.start.remote())
 
     def _call(self, seat: Seat, task: int, attempt: int) -> None:
-        seat.calls.add(task)
+        seat.calls[task] = time.monotonic()
         self._await(seat, task, attempt, seat.actor.run.remote(task, attempt))
 
     def _await(self, seat: Seat, task: int | None, attempt: int, call: Any) -> None:  # noqa: ANN401 - an ObjectRef
@@ -176,9 +194,10 @@ class RayRunner(Runner):
     def _settle_call(self, outcome: Outcome, task: int) -> Receipt:
         """Turn a finished call into a receipt; replace its actor if that is dead."""
         seat, error = outcome.seat, outcome.future.exception()
+        why = self._ended.get(f"{seat.number}.{outcome.life}") if error is not None else None
         is_dead = isinstance(error, RayError) and not isinstance(error, RayTaskError)
         if seat.life == outcome.life:
-            seat.calls.discard(task)
+            seat.calls.pop(task, None)
             if is_dead:
                 self._fill(seat)
             self._release(seat)
@@ -188,7 +207,7 @@ class RayRunner(Runner):
             done: Receipt = outcome.future.result()
             receipt = replace(done, worker=name)
         else:
-            failure = Failure("worker_died", _why_dead(error)) if is_dead else Failure.of(_cause(error))
+            failure = Failure("worker_died", why or _why_dead(error)) if is_dead else Failure.of(_cause(error))
             receipt = Receipt(task, outcome.attempt, name, error=failure)
         if receipt.error is not None:
             self._failed_on[task] = seat.number

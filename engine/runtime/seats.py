@@ -1,5 +1,6 @@
 """Places in the pool: which actor sits where, what it is doing, and who has to wait."""
 
+import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,8 +18,8 @@ class Seat:
     """Actors that have sat here, the present one included."""
     is_up: bool = False
     n_failed_starts: int = 0
-    calls: set[int] = field(default_factory=set)
-    """Tasks in flight on the present actor."""
+    calls: dict[int, float] = field(default_factory=dict)
+    """Tasks in flight on the present actor, and when each was handed over."""
     alone: tuple[int, int] | None = None
     """Task and attempt that wait for the calls to end, to be run with nothing beside them."""
     is_reserved: bool = False
@@ -28,6 +29,10 @@ class Seat:
     def name(self) -> str:
         """Name of the present actor."""
         return f"{self.number}.{self.life}"
+
+    def oldest_call(self) -> float:
+        """Return for how many seconds the oldest task in flight has had no answer; 0 if there is none."""
+        return time.monotonic() - min(self.calls.values()) if self.calls else 0.0
 
     def n_free(self, n_in_flight: int) -> int:
         """Return how many calls, of ``n_in_flight`` at once, can be made now."""

@@ -1,9 +1,10 @@
 """From a plan to the slices of one block: what it reads, which tiles it runs, and where their cores go."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.errors import VolumeError
 from engine.geometry.axes import Role, positions
@@ -14,18 +15,29 @@ from engine.plan import Plan
 from engine.storage.volume import Volume
 
 
-def block_jobs(plan: Plan, index: tuple[int, ...]) -> list[TileJob]:
-    """Return the tiles of a level-0 block, in the order in which they are computed."""
+def block_jobs(
+    plan: Plan, index: tuple[int, ...], wanted: Mapping[str, NDArray[np.bool_]] | None = None
+) -> list[TileJob]:
+    """Return the tiles of a level-0 block, in the order in which they are computed.
+
+    Args:
+        plan: The plan.
+        index: The block.
+        wanted: Per output, which voxels of the block are wanted, over space: tiles that decide none are left out.
+    """
     read = plan.read_region(index)
     befores = [tiling.extent.before for tiling in plan.tilings]
     starts = {output.name: plan.block_region(output, index).start[-len(plan.tilings) :] for output in plan.outputs}
-    return tile_jobs(
+    jobs = tile_jobs(
         plan.tiles(index),
         tile_shape=plan.tile_shape,
         read_start=[a + before for a, before in zip(read.start, befores, strict=True)],
         block_starts=starts,
         n_items=plan.items(index).n_voxels,
     )
+    if wanted is None:
+        return jobs
+    return [job for job in jobs if any(wanted[name][copy.target.slices].any() for name, copy in job.copies.items())]
 
 
 def block_shapes(plan: Plan, index: tuple[int, ...]) -> dict[str, tuple[tuple[int, ...], str]]:

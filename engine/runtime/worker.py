@@ -9,7 +9,7 @@ threads.
 import gc
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,6 +24,7 @@ from engine.plan import Plan
 from engine.planner import shrink_tile
 from engine.runtime.coarsen import coarse_block
 from engine.runtime.events import Failure, Receipt
+from engine.runtime.masking import Cells, Mask, blank
 from engine.runtime.stitch import block_jobs, block_shapes, read_block
 from engine.storage.volume import Volume
 
@@ -49,16 +50,32 @@ class Stage:
                 spent[name] = time.perf_counter() - begin
 
 
+class Stages:
+    """The three steps of one process, whatever plans it works on: each lets one block in at a time."""
+
+    def __init__(self) -> None:
+        self.read, self.compute, self.write = (Stage(Lock()) for _ in range(3))
+        self.computer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
+
+
 class BlockWorker:
     """Runs blocks of one plan: holds the model, the source and the outputs, opened once."""
 
-    def __init__(self, plan: Plan, forward: Forward, source: Volume, outputs: dict[str, Volume]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        forward: Forward,
+        source: Volume,
+        outputs: dict[str, Volume],
+        mask: Mask | None = None,
+        stages: Stages | None = None,
+    ) -> None:
         self.plan = plan
+        self.mask = mask
         self.forward = forward
         self.source = source
         self.outputs = outputs
-        self._stages = {name: Stage(Lock()) for name in ("read", "compute", "write")}
-        self._computer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
+        self._stages = stages or Stages()
         self._shrunk: tuple[int, ...] | None = None
         projection = plan.projection
         above_base = projection.n_bytes - projection.base
@@ -75,6 +92,8 @@ class BlockWorker:
         try:
             level = self.plan.graph.level_of(task)
             index = self.plan.graph.index(task)
+            if self.mask is not None and not self.mask.is_wanted(index, level):
+                return replace(receipt, is_skipped=True)
             done = self._reduce(receipt, index, level) if level else self._infer(receipt, index)
         except Exception as error:  # noqa: BLE001 -- the worker's rim: whatever a block does, the run goes on
             done = replace(receipt, error=Failure.of(error))
@@ -87,16 +106,19 @@ class BlockWorker:
         """Compute a block of level 0."""
         spent: dict[str, float] = {}
         plan = self.plan
-        with self._stages["read"].enter(spent, "read"):
+        wanted = self.mask.wanted(index) if self.mask is not None else None
+        with self._stages.read.enter(spent, "read"):
             block = read_block(plan, self.source, index)
             n_read = block.nbytes
             held = self.forward.upload(block)
-        with self._stages["compute"].enter(spent, "compute"):
-            results = self._computer.submit(self._compute, plan, held, block, index).result()
+        with self._stages.compute.enter(spent, "compute"):
+            results = self._stages.computer.submit(self._compute, plan, held, block, index, wanted).result()
         del held, block
-        with self._stages["write"].enter(spent, "write"):
+        with self._stages.write.enter(spent, "write"):
             voxels = self.forward.download(results)
             del results
+            if wanted is not None:
+                voxels = blank(voxels, wanted)
             n_voxels, n_written = self._store(voxels, index)
         return replace(
             receipt,
@@ -108,22 +130,24 @@ class BlockWorker:
             n_bytes_written=n_written,
         )
 
-    def _compute(self, plan: Plan, held: Held, block: np.ndarray, index: tuple[int, ...]) -> Held:
+    def _compute(
+        self, plan: Plan, held: Held, block: np.ndarray, index: tuple[int, ...], wanted: Mapping[str, Cells] | None
+    ) -> Held:
         """Run the tiles of a block, with smaller tiles whenever memory runs out; later blocks keep the smaller tile."""
         had = plan.read_region(index)
         while True:
             try:
-                return self.forward.run(held, block_jobs(plan, index), block_shapes(plan, index))
+                return self.forward.run(held, block_jobs(plan, index, wanted), block_shapes(plan, index))
             except TileMemoryError:
                 smaller = shrink_tile(plan)
                 if smaller is None:
                     raise
                 gc.collect()
                 self.plan, self._shrunk, plan = smaller, smaller.tile_shape, smaller
-                wanted = smaller.read_region(index)
-                if not had.holds(wanted):
+                needed = smaller.read_region(index)
+                if not had.holds(needed):
                     raise
-                inside = wanted.shift([-a for a in had.start])
+                inside = needed.shift([-a for a in had.start])
                 held = self.forward.upload(np.ascontiguousarray(block[(slice(None), slice(None), *inside.slices)]))
 
     def _store(self, voxels: dict[str, np.ndarray], index: tuple[int, ...]) -> tuple[int, int]:
@@ -139,7 +163,7 @@ class BlockWorker:
         """Make a block of a coarser level from the finer level; it counts as writing, one at a time."""
         n_voxels = n_read = n_written = 0
         spent: dict[str, float] = {}
-        with self._stages["write"].enter(spent, "write"):
+        with self._stages.write.enter(spent, "write"):
             for output in self.plan.outputs:
                 target = self.plan.block_region(output, index, level)
                 if not target.n_voxels:

@@ -12,6 +12,12 @@ from typing import Any
 from engine.errors import AxisError, VolumeError
 from engine.geometry.axes import KNOWN_ROLES, Axis, Role, check_axes
 
+PALETTE = (
+    (220, 50, 47), (38, 139, 210), (133, 153, 0), (181, 137, 0),
+    (108, 113, 196), (42, 161, 152), (211, 54, 130), (203, 75, 22),
+)  # fmt: skip
+"""Colours of classes from 1 on, repeated: eight that are told apart on pink tissue (Solarized accents, MIT)."""
+
 _TYPES = {Role.BATCH: "time", Role.CHANNEL: "channel", Role.SPACE: "space"}
 _ROLES = {kind: role for role, kind in _TYPES.items()}
 _RANK = {"time": 0, "channel": 1, "space": 2}
@@ -41,6 +47,36 @@ def multiscales(name: str, *, axes: Sequence[Axis], datasets: Sequence[Dataset])
         {"name": axis.name, "type": _TYPES[axis.role]} | ({"unit": axis.unit} if axis.unit else {}) for axis in axes
     ]
     return {"ome": {"version": "0.5", "multiscales": [{"name": name, "axes": described, "datasets": levels}]}}
+
+
+def nested(attributes: Mapping[str, Any], *, path: str, name: str) -> dict[str, Any]:
+    """Return the record of an image that lies at ``path`` inside a group, as that group's own: its levels' paths grow.
+
+    So a viewer that opens the outer group sees the image, and finds the outer group's labels over it.
+    """
+    (record,) = attributes["ome"]["multiscales"]
+    datasets = [{**item, "path": f"{path}/{item['path']}"} for item in record["datasets"]]
+    return {"ome": {"version": "0.5", "multiscales": [{**record, "name": name, "datasets": datasets}]}}
+
+
+def label_list(names: Sequence[str]) -> dict[str, Any]:
+    """Return the attributes of a group of label maps (https://ngff.openmicroscopy.org/0.5/#labels-md)."""
+    return {"ome": {"version": "0.5", "labels": list(names)}}
+
+
+def image_label(attributes: Mapping[str, Any], *, image: str | None, n_colours: int) -> dict[str, Any]:
+    """Return a label map's attributes with its colours, class by class, and the image that it lies over.
+
+    Args:
+        attributes: What the group says now.
+        image: Path of the image from the label map; None where there is none.
+        n_colours: Classes above 0 that get a colour; 0 is clear. None are named where 0, for maps of instances.
+    """
+    colours = [{"label-value": 0, "rgba": [0, 0, 0, 0]}] if n_colours else []
+    colours += [{"label-value": i + 1, "rgba": [*PALETTE[i % len(PALETTE)], 255]} for i in range(n_colours)]
+    described: dict[str, Any] = {"source": {"image": image}} if image else {}
+    described |= {"colors": colours} if colours else {}
+    return {"ome": {**attributes["ome"], "image-label": described}}
 
 
 def _transformations(dataset: Dataset) -> list[dict[str, Any]]:

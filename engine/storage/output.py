@@ -9,13 +9,20 @@ import zarr
 
 from engine.errors import LedgerError, VolumeError
 from engine.geometry.axes import Axis
-from engine.storage import arrays
+from engine.storage import arrays, ngff
+from engine.storage.cells import CellGrid, store_cells
 from engine.storage.create import Coordinate, Flavour, create_volume, remove
 from engine.storage.ledger import Ledger
 from engine.storage.volume import Volume, open_volume
 
 KEY = "haloengine"
 """The group attribute that holds the provenance."""
+
+LABELS = "labels"
+WANTED = "tissue"
+COVERAGE = "coverage"
+RESERVED = {LABELS, WANTED, COVERAGE, "ledger", "objects", "features"}
+"""Names in the group that are no output's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +42,13 @@ class Described:
     """Physical place of the first voxel's centre, per axis."""
     flavour: str
     coordinates: Mapping[str, Coordinate]
+    is_label: bool = False
+    """Whether voxels are classes: it then goes under ``labels``, where viewers look for what lies over an image."""
+
+    @property
+    def path(self) -> str:
+        """Where in the group it is."""
+        return f"{LABELS}/{self.name}" if self.is_label and self.flavour == Flavour.NGFF else self.name
 
 
 @dataclass(frozen=True)
@@ -59,18 +73,36 @@ class Output:
         except OSError as error:
             raise arrays.write_error(error, where=f"the attributes of '{self.url}'") from error
 
-    def finish(self) -> None:
-        """Note on every volume that all its objects are stored, so that a missing one is a loss and not a zero."""
-        for name in self.volumes:
+    def finish(self, *, is_sparse: bool) -> None:
+        """Note on every volume that all its objects are stored, so that a missing one is a loss and not a zero.
+
+        Where background was skipped (``is_sparse``) a missing object is either, and only the ledger tells.
+        """
+        facts = {"is_finished": True} | ({"is_sparse": True} if is_sparse else {})
+        for volume in self.volumes.values():
             try:
-                group = zarr.open_group(f"{self.url}/{name}", mode="r+")
-                group.attrs[KEY] = {**dict(group.attrs.get(KEY, {})), "is_finished": True}  # type: ignore[arg-type]
+                group = zarr.open_group(volume.url, mode="r+")
+                group.attrs[KEY] = {**dict(group.attrs.get(KEY, {})), **facts}  # type: ignore[arg-type]
             except OSError as error:
-                raise arrays.write_error(error, where=f"the attributes of '{self.url}/{name}'") from error
+                raise arrays.write_error(error, where=f"the attributes of '{volume.url}'") from error
 
 
-def create_output(url: str, *, outputs: Sequence[Described], provenance: Mapping[str, Any], n_tasks: int) -> Output:
+def create_output(
+    url: str,
+    *,
+    outputs: Sequence[Described],
+    provenance: Mapping[str, Any],
+    n_tasks: int,
+    wanted: CellGrid | None = None,
+) -> Output:
     """Describe an output: all its volumes, an empty ledger, and last the provenance that makes it one.
+
+    Args:
+        url: Where; nothing may be there yet.
+        outputs: The volumes.
+        provenance: What the run is.
+        n_tasks: Tasks of the ledger.
+        wanted: The cells that are to be computed, where that is not all.
 
     Raises:
         VolumeError: If something is at ``url``, or the place cannot be written. Nothing is left behind then.
@@ -85,11 +117,16 @@ def create_output(url: str, *, outputs: Sequence[Described], provenance: Mapping
             f"the output must lie beside arrays, and '{url}' is inside '{around}': their objects would mix. Choose "
             "another path."
         )
+    taken = sorted({one.name for one in outputs} & RESERVED)
+    if taken:
+        raise VolumeError(
+            f"an output may not be called {', '.join(taken)}: the engine keeps its own there, in '{url}'. Rename it."
+        )
     with _removed_on_failure(url):
         volumes = {}
         for one in outputs:
             volumes[one.name] = create_volume(
-                f"{url}/{one.name}",
+                f"{url}/{one.path}",
                 axes=one.axes,
                 dtype=one.dtype,
                 shape=one.shape,
@@ -102,10 +139,29 @@ def create_output(url: str, *, outputs: Sequence[Described], provenance: Mapping
                 array_name=one.name,
                 coordinates=one.coordinates,
             )
+        if wanted is not None:
+            store_cells(f"{url}/{WANTED}", wanted, meanings=("background", "wanted"))
         group = zarr.open_group(url, mode="a", zarr_format=3)
+        _write_standard(group, outputs)
         ledger = Ledger.create(url, n_tasks)
-        group.attrs[KEY] = dict(provenance)
+        group.attrs[KEY] = {**provenance, "paths": {one.name: one.path for one in outputs}}
     return Output(url, provenance, volumes, ledger)
+
+
+def _write_standard(group: zarr.Group, outputs: Sequence[Described]) -> None:
+    """Make the group itself an OME-Zarr image, its first intensity, with the label maps as its labels."""
+    images = [one for one in outputs if one.flavour == Flavour.NGFF and not one.is_label]
+    labels = [one for one in outputs if one.flavour == Flavour.NGFF and one.is_label]
+    if images:
+        first = images[0]
+        group.attrs.update(ngff.nested(dict(group[first.path].attrs), path=first.path, name=first.name))
+    if labels:
+        group[LABELS].attrs.update(ngff.label_list([one.name for one in labels]))
+    for one in labels:
+        node = group[one.path]
+        node.attrs.update(
+            ngff.image_label(dict(node.attrs), image="../../" if images else None, n_colours=len(ngff.PALETTE))
+        )
 
 
 @contextmanager
@@ -138,8 +194,9 @@ def open_output(url: str) -> Output:
         )
     try:
         names = [output["name"] for output in provenance["plan"]["outputs"]]
+        paths = provenance.get("paths", {})
     except (KeyError, TypeError) as error:
         message = f"the plan in the attributes of '{url}' is damaged: it names no outputs. Start a new run."
         raise LedgerError(message) from error
-    volumes = {name: open_volume(f"{url}/{name}") for name in names}
+    volumes = {name: open_volume(f"{url}/{paths.get(name, name)}") for name in names}
     return Output(url, provenance, volumes, Ledger.open(url))

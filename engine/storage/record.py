@@ -34,9 +34,9 @@ def is_unfinished(attributes: Mapping[str, Any]) -> bool:
 
 
 def is_finished(attributes: Mapping[str, Any]) -> bool:
-    """Say whether every object of the volume was stored, so that a missing one is a loss and not a zero."""
+    """Say whether every object of the volume was stored, none skipped: a missing one is a loss and not a zero."""
     own = attributes.get(KEY)
-    return isinstance(own, Mapping) and own.get("is_finished") is True
+    return isinstance(own, Mapping) and own.get("is_finished") is True and not own.get("is_sparse")
 
 
 def parse(attributes: Mapping[str, Any], *, where: str) -> tuple[tuple[Axis, ...], tuple[Dataset, ...]] | None:

@@ -1,0 +1,209 @@
+"""Many slides through one pool of workers: the front door of collections."""
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from engine.collection.job import CollectionJob, ObjectsWish, ScoreWish, differing
+from engine.collection.manifest import Entry, entries_of
+from engine.collection.queue import CollectionQueue
+from engine.collection.record import SlideRecord, read_records, write_record, write_tables
+from engine.collection.worker import CollectionWorkerFactory
+from engine.errors import CollectionError, RunError
+from engine.geometry.axes import Axis, Role
+from engine.models.load import load_model
+from engine.models.resolution import declared_mpp
+from engine.plan import Plan, SourceFacts
+from engine.planner import make_plan
+from engine.prepare import Options, check_options, learn_model, timed, wishes_of
+from engine.runtime.events import Listener, Runner
+from engine.runtime.loop import Loop
+from engine.runtime.serial import SerialRunner
+
+LONG_SIDE = 65_536
+"""Pixels along each side of the slide that shapes are chosen for: larger than most."""
+
+N_ATTEMPTS = 2
+"""Tries of each step of a slide."""
+
+RunnerMaker = Callable[[CollectionWorkerFactory], AbstractContextManager[Runner]]
+"""Makes the pool."""
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionReport:
+    """How a collection stands after a call."""
+
+    folder: str
+    records: tuple[SlideRecord, ...]
+    """Of all slides, in the manifest's order."""
+    n_tried: int
+    """Slides that this call worked on."""
+    parquet: Path
+    table: Path
+
+    def count(self, status: str) -> int:
+        """Return how many slides have a status."""
+        return sum(record.status == status for record in self.records)
+
+
+def serial_pool(factory: CollectionWorkerFactory) -> Runner:
+    """Return a pool of one worker in this process: nothing protects it from a decoder that crashes."""
+    return SerialRunner(factory, n_in_flight=factory.job.wishes.n_in_flight)
+
+
+def batch(
+    paths: Sequence[str],
+    model: str,
+    folder: str,
+    *,
+    options: Options | None = None,
+    runner: RunnerMaker = serial_pool,
+    objects: ObjectsWish | None = None,
+    score: ScoreWish | None = None,
+    only_failed: bool = False,
+    n_certified: int = 2,
+    listener: Callable[[CollectionQueue], Listener] = lambda _: lambda _: None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> CollectionReport:
+    """Run ``model`` over every slide of a collection, and write a group per slide and a table of all.
+
+    Slides go largest first through one pool; blocks of several are worked on at once. What fails on one
+    slide is noted in its row. A second call does what was never finished, and nothing else: a slide that
+    failed is tried again only if ``only_failed`` says so. Each slide resumes at its own missing blocks.
+
+    Args:
+        paths: Manifests (.csv, .tsv), folders, patterns, or slides.
+        model: Specification of the model.
+        folder: Where the results go.
+        options: How to run; ``tissue`` is ``auto`` unless it is given, ``none`` computes all.
+        runner: Makes the pool.
+        objects: Objects to be found on each slide.
+        score: How each slide is scored.
+        only_failed: Try the slides that failed, and no others.
+        n_certified: Tiles recomputed at the end of each slide.
+        listener: Makes the listener of a run, from its queue.
+        tell: Is told what goes on before the first slide.
+
+    Raises:
+        EngineError: If the collection, the model or the options are refused; nothing is written then.
+        RunError: If no worker is left, or the disk is full. What is done is kept.
+    """
+    entries = entries_of(paths)
+    job = _job(entries, model, folder, options or Options(), objects=objects, score=score, n_certified=n_certified, tell=tell)
+    _claim(job)
+    records = {entry.id: SlideRecord(entry.id, entry.path, others=entry.others) for entry in entries}
+    records |= read_records(folder, entries)
+    wanted = "failed" if only_failed else "pending"
+    chosen = [(n, records[entry.id]) for n, entry in enumerate(entries) if records[entry.id].status == wanted]
+    chosen.sort(key=lambda pair: -entries[pair[0]].n_bytes)
+
+    def settled(record: SlideRecord) -> None:
+        records[record.id] = record
+        write_record(folder, record)
+
+    if chosen:
+        with runner(CollectionWorkerFactory(job)) as pool:
+            queue = CollectionQueue(
+                [(n, replace(r, status="pending", code="", reason="")) for n, r in chosen],
+                output=job.output,
+                n_slots=pool.n_slots,
+                settled=settled,
+            )
+            try:
+                Loop(queue, pool, queue, listener(queue), n_attempts=N_ATTEMPTS).run()
+            finally:
+                queue.flush()
+                write_tables(folder, [records[entry.id] for entry in entries])
+    parquet, table = write_tables(folder, [records[entry.id] for entry in entries])
+    return CollectionReport(folder, tuple(records[e.id] for e in entries), len(chosen), parquet, table)
+
+
+def _job(
+    entries: tuple[Entry, ...],
+    model: str,
+    folder: str,
+    options: Options,
+    *,
+    objects: ObjectsWish | None,
+    score: ScoreWish | None,
+    n_certified: int,
+    tell: Callable[[str], None],
+) -> CollectionJob:
+    """Learn the model once, and choose one tile and block for all slides."""
+    check_options(options)
+    loaded = load_model(model, weights=options.weights)
+    mpp = options.mpp or (declared_mpp(loaded.module) or (0.5,))[0]
+    nominal = SourceFacts("a slide", slide_axes(mpp), (3, LONG_SIDE, LONG_SIDE), "uint8", "none")
+    learnt = learn_model(loaded, nominal, options, tell=tell)
+    tell("weighing tile and block shapes")
+    wishes = wishes_of(options, {}, learnt)
+    plan: Plan = timed(make_plan(nominal, learnt.facts, learnt.geometry, learnt.cost, wishes), loaded, wishes, device=learnt.device)
+    return CollectionJob(
+        folder=str(Path(folder).absolute()),
+        entries=tuple(replace(e, path=str(Path(e.path).absolute()) if "://" not in e.path else e.path) for e in entries),
+        model=loaded.spec,
+        axes=options.axes,
+        device=learnt.device.type,
+        n_threads=learnt.n_threads,
+        geometry=learnt.geometry,
+        facts=learnt.facts,
+        cost=plan.cost,
+        wishes=replace(
+            wishes, tile=plan.tile_shape, is_tile_exact=False, block=tuple(t.block for t in plan.tilings), batch_size=plan.batch_size
+        ),
+        tissue=None if options.tissue == "none" else options.tissue or "auto",
+        mpp=options.mpp,
+        n_certified=n_certified,
+        objects=objects,
+        score=score,
+    )
+
+
+def slide_axes(mpp: float) -> tuple[Axis, ...]:
+    """Return the axes of a slide."""
+    space = (Axis(name, Role.SPACE, spacing=mpp, unit="micrometer") for name in "yx")
+    return (Axis("c", Role.CHANNEL), *space)
+
+
+def _claim(job: CollectionJob) -> None:
+    """Make the folder this collection's, or see that it is.
+
+    Raises:
+        CollectionError: If it holds the results of another model or other options.
+    """
+    path = Path(job.folder) / "collection.json"
+    ours: dict[str, Any] = job.identity()
+    if path.exists():
+        differ = differing(ours, json.loads(path.read_text()))
+        if differ:
+            raise CollectionError(
+                f"the folder '{job.folder}' holds the results of another call: {', '.join(differ)} differ. Name "
+                "another folder, or give the same model and options."
+            )
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(ours, indent=1))
+    except OSError as error:
+        raise CollectionError(
+            f"the results need a folder that can be written, and '{job.folder}' cannot ({error}). Name another."
+        ) from error
+
+
+def check_all_done(report: CollectionReport) -> None:
+    """Refuse a report in which a slide is not done.
+
+    Raises:
+        RunError: If one failed, or was not reached.
+    """
+    n_failed, n_pending = report.count("failed"), report.count("pending")
+    if n_failed or n_pending:
+        codes = sorted({record.code for record in report.records if record.status == "failed"})
+        raise RunError(
+            f"{n_failed} of {len(report.records)} slides failed ({', '.join(codes)}) and {n_pending} are pending; the "
+            f"reasons are in '{report.table}'. Mend the causes, then give the same command with --only-failed."
+        )

@@ -1,0 +1,106 @@
+"""What a run looks at: the source at the model's resolution, the part of it that is wanted, and its statistics."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from engine.geometry.axes import Role, positions
+from engine.models.fitted import constants, fit_all, unfitted
+from engine.models.load import Model
+from engine.models.resolution import declared_mpp
+from engine.plan import MaskFacts, Plan
+from engine.runtime.masking import Mask
+from engine.storage.view import at_mpp
+from engine.storage.volume import open_volume
+from engine.tissue.classical import find_tissue
+from engine.tissue.wanted import THUMBNAIL_MPP, Cells, at_pixels, cell_of, cells_fingerprint, thumbnail, wanted_cells
+
+MPP_TOLERANCE = 0.05
+"""Relative difference of a level's resolution from the wanted one up to which the level is read as it is."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sight:
+    """A source as one model is to see it."""
+
+    url: str
+    """The source, with the resolution at which it is read."""
+    method: str | None
+    """How its wanted part is found; None where all is wanted."""
+    cell: tuple[int, ...]
+    """Voxels of a cell of it, per space axis."""
+    cells: Cells | None
+    constants: Mapping[str, Any]
+    """Statistics of the source that the model was fitted with."""
+
+    def on(self, plan: Plan) -> tuple[Plan, Mask | None]:
+        """Return the plan with its mask, and the mask: none where all is wanted."""
+        if self.cells is None or self.method is None:
+            return plan, None
+        n_wanted = int(self.cells.sum())
+        facts = MaskFacts(self.method, self.cell, self.cells.shape, n_wanted, cells_fingerprint(self.cells))
+        masked = replace(plan, mask=facts)
+        return masked, Mask(masked, self.cells)
+
+
+def sight(
+    source: str,
+    model: Model,
+    *,
+    tissue: str | None = None,
+    mpp: float | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Sight:
+    """Return what ``model`` is to see of the volume at ``source``, and fit the model's statistics to it, in place.
+
+    Args:
+        source: URL of a volume or a slide.
+        model: The model; what it declares of its resolution counts unless ``mpp`` is given.
+        tissue: How the wanted part is found; see ``tissue/wanted.py``.
+        mpp: Micrometre per voxel to read at.
+        tell: Is told, line by line, what goes on.
+
+    Raises:
+        EngineError: If the source has no such resolution, holds nothing wanted, or cannot be fitted to.
+    """
+    url = at_resolution(source, model, mpp=mpp)
+    cells: Cells | None = None
+    cell: tuple[int, ...] = ()
+    if tissue is not None:
+        tell("looking for tissue")
+        cell = cell_of(url)
+        cells = wanted_cells(url, tissue, cell=cell)
+    found: Mapping[str, Any] = {}
+    if unfitted(model.module):
+        tell("fitting the model's statistics to the slide")
+        fit_all(model.module, tissue_pixels(url, cells, cell=cell))
+        found = constants(model.module)
+    return Sight(url, tissue, cell, cells, found)
+
+
+def at_resolution(source: str, model: Model, *, mpp: float | None) -> str:
+    """Return the URL of the source at the resolution that is asked for, else declared by the model, else its own."""
+    declared = declared_mpp(model.module)
+    wanted = mpp if mpp is not None else declared[0] if declared else None
+    tolerance = declared[1] if declared else MPP_TOLERANCE
+    return source if wanted is None else at_mpp(source, wanted, tolerance)
+
+
+def tissue_pixels(url: str, cells: Cells | None, *, cell: tuple[int, ...]) -> torch.Tensor:
+    """Return the tissue of a slide at low resolution: (pixel, channel) float32 in the source's units.
+
+    Args:
+        url: The slide as it is to be run.
+        cells: What is wanted of it, where that is not all.
+        cell: Voxels of a cell, per space axis.
+    """
+    picture, mpp = thumbnail(url, mpp=THUMBNAIL_MPP)
+    is_tissue = find_tissue(picture, mpp=mpp[0])
+    if cells is not None:
+        volume = open_volume(url)
+        steps = [volume.axes[i].spacing * n for i, n in zip(positions(volume.axes, Role.SPACE), cell, strict=True)]
+        is_tissue &= at_pixels(cells, cell_size=tuple(steps), shape=is_tissue.shape, spacing=mpp)
+    return torch.from_numpy(np.ascontiguousarray(picture[:, is_tissue].T.astype(np.float32)))
