@@ -111,7 +111,8 @@ class AxisProgram:
         probed = (node for node in self.nodes if isinstance(node, Opaque) and node.sources == (0,))
         smallest = max((node.smallest for node in probed), default=1)
         first = max(at_least, smallest)
-        span = 4 * self.step + 512
+        reach = max((high - low for low, high in (self.demand(name, 0, 0) for name, _ in self.outputs)), default=0)
+        span = 4 * self.step + 512 + reach
         return next((n for n in range(first, first + span) if self.sizes(n) is not None), None)
 
     def demand(self, output: str, first: int, last: int) -> Interval:

@@ -107,7 +107,7 @@ def watched(module: torch.nn.Module, note: Callable[[str, torch.nn.Module, Any, 
 
     handles = []
     for path, submodule in module.named_modules():
-        if isinstance(submodule, torch.jit.ScriptModule) and not _is_outermost(module, path):
+        if isinstance(submodule, torch.jit.ScriptModule):  # takes no hooks: the module round it tells
             continue
         handles.append(submodule.register_forward_hook(hook_for(path)))
     try:
@@ -115,12 +115,6 @@ def watched(module: torch.nn.Module, note: Callable[[str, torch.nn.Module, Any, 
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _is_outermost(module: torch.nn.Module, path: str) -> bool:
-    """Return whether a script is called from Python: what it calls itself, no hook sees."""
-    parent = module.get_submodule(path.rpartition(".")[0])
-    return not isinstance(parent, torch.jit.ScriptModule)
 
 
 def _suspect(module: torch.nn.Module) -> str:

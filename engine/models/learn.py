@@ -11,6 +11,7 @@ from engine.geometry.edges import MODEL_EDGE, Edge, EdgeKind
 from engine.geometry.model_geometry import ModelGeometry
 from engine.models.load import Model
 from engine.models.measure import Cost, measure, precision_context
+from engine.models.patches import skeletons
 from engine.models.probe import probe
 from engine.models.shadow import UnknownError
 from engine.models.subject import fixed_shape, meet
@@ -20,6 +21,9 @@ from engine.models.weights import one_line
 
 PROBE_LENGTHS = {1: (16384, 65536, 262144), 2: (256, 512, 1024), 3: (48, 80, 128)}
 """Lengths per axis of the tiles that a model's cost is measured on, by number of space axes."""
+
+FEWEST_STEPS = {2: 4}
+"""Tiles to measure on are at least so many steps of the model long: an encoder of patches gets its batch of 16."""
 
 
 @contextmanager
@@ -41,11 +45,17 @@ def learn(model: Model, *, n_channels: int, n_space: int) -> ModelGeometry:
     """Return what the model needs of its input.
 
     A TorchScript program, a graph with an operation that is not in the table, and an exported program that takes
-    fewer sizes than its operations would, is probed instead of proved, and the geometry says so.
+    fewer sizes than its operations would, is probed instead of proved, and the geometry says so. An encoder of
+    patches is not run but on two of them: its patch is all that it sees.
 
     Raises:
         ModelError: If the model cannot be tiled; it names the submodule at fault and the way out.
     """
+    with skeletons():
+        return _learn(model, n_channels=n_channels, n_space=n_space)
+
+
+def _learn(model: Model, *, n_channels: int, n_space: int) -> ModelGeometry:
     if model.kind != "torchscript" and not any(fixed_shape(model.module)[:1] + fixed_shape(model.module)[2:]):
         try:
             geometry = trace(model.module, n_channels=n_channels, n_space=n_space, dtype=model.dtype)
@@ -80,9 +90,10 @@ def check_periodic(model: Model, geometry: ModelGeometry, names: Sequence[str], 
 
 def probe_shapes(geometry: ModelGeometry, sizes: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
     """Return legal tiles to measure on, from small to large, none longer than a volume of ``sizes`` asks for."""
-    found = []
+    found, fewest = [], FEWEST_STEPS.get(geometry.n_space, 1)
     for wanted in PROBE_LENGTHS.get(geometry.n_space, (32,)):
-        shape = [p.legal_size(min(wanted, size)) for p, size in zip(geometry.programs, sizes, strict=True)]
+        lengths = [min(max(wanted, fewest * p.step), n) for p, n in zip(geometry.programs, sizes, strict=True)]
+        shape = [p.legal_size(n) for p, n in zip(geometry.programs, lengths, strict=True)]
         if None in shape:
             raise ModelError(f"the model takes no length from {wanted} on. Check it, or crop the source.")
         found.append(tuple(length or 0 for length in shape))

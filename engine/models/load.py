@@ -14,6 +14,7 @@ from engine.models.programs import load_exported, load_torchscript
 from engine.models.specification import Part, absolute_part, absolute_spec, existing_file, parse_spec
 from engine.models.weights import load_weights
 from engine.models.wrappers import Compose
+from engine.models.wsinfer import wsinfer
 
 Kind = Literal["module", "exported", "torchscript"]
 
@@ -111,8 +112,9 @@ def load_model(spec: str | torch.nn.Module, *, weights: str | None = None) -> Mo
     parts = tuple(absolute_part(part) for part in parts)
     loaded = [_load_part(part) for part in parts]
     whole = loaded[0] if len(loaded) == 1 else Compose(*loaded)
-    kind = KINDS[max(KINDS.index(part.kind) for part in parts)]
-    programs = tuple(Path(part.location) for part in parts if part.kind != "module")
+    kinds: list[Kind] = ["module" if part.kind == "wsinfer" else part.kind for part in parts]
+    kind = max(kinds, key=KINDS.index)
+    programs = tuple(file for part in parts for file in part.programs)
     return _model(whole, spec=" + ".join(map(str, parts)), kind=kind, programs=programs)
 
 
@@ -171,6 +173,8 @@ def _load_part(part: Part) -> torch.nn.Module:
         if part.weights:
             load_weights(module, part.weights)
         return module
+    if part.kind == "wsinfer":
+        return wsinfer(part.location)
     file = existing_file(part.location, what="model file")
     return load_exported(file) if part.kind == "exported" else load_torchscript(file)
 

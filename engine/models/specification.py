@@ -1,9 +1,10 @@
 """How a model is written down as text: the grammar of a model specification.
 
 specification   part ["+" part]...
-part            file.py:factory[@weights] | package.module:factory[@weights] | file.pt2 | file.pt
+part            file.py:factory[@weights] | package.module:factory[@weights] | file.pt2 | file.pt | folder
 
-Several parts are composed into one pipeline, in order. A path may hold spaces, but no ``+``.
+Several parts are composed into one pipeline, in order. A path may hold spaces, but no ``+``. A folder is
+a patch classifier as the WSInfer zoo has them: a config.json and a TorchScript file.
 """
 
 from dataclasses import dataclass
@@ -17,9 +18,12 @@ WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 EXPORTED_SUFFIXES = (".pt2",)
 TORCHSCRIPT_SUFFIXES = (".pt", ".ts", ".torchscript")
 
+WSINFER_CONFIG, WSINFER_PROGRAM = "config.json", "torchscript_model.pt"
+"""The files of a folder of the WSInfer zoo."""
+
 GRAMMAR = (
     "Write file.py:factory, package.module:factory (either with @weights.safetensors or @weights.pt), "
-    "program.pt2 or script.pt, several parts joined by +."
+    "program.pt2, script.pt or a WSInfer folder, several parts joined by +."
 )
 
 
@@ -27,13 +31,20 @@ GRAMMAR = (
 class Part:
     """One module of a pipeline, as it was written."""
 
-    kind: Literal["module", "exported", "torchscript"]
+    kind: Literal["module", "exported", "torchscript", "wsinfer"]
     location: str
-    """Path of a file, or the dotted name of an importable module."""
+    """Path of a file or folder, or the dotted name of an importable module."""
     factory: str = ""
     """Name in that file or module of what gives the ``torch.nn.Module``; empty for files that are programs."""
     weights: str | None = None
     """Path of the weights, or None where the factory brings its own."""
+
+    @property
+    def programs(self) -> tuple[Path, ...]:
+        """The files that the fingerprint covers whole: not the code and weights that torch shows of a module."""
+        if self.kind == "wsinfer":
+            return tuple(Path(self.location) / name for name in (WSINFER_CONFIG, WSINFER_PROGRAM))
+        return () if self.kind == "module" else (Path(self.location),)
 
     @property
     def is_file(self) -> bool:
@@ -46,7 +57,7 @@ class Part:
 
 
 def parse_spec(text: str) -> tuple[Part, ...]:
-    """Return the parts of a model specification, in the order in which they run. Touches no file.
+    """Return the parts of a model specification, in the order in which they run. Opens no file.
 
     >>> parse_spec("net.py:unet@best.safetensors + engine.models.wrappers:ArgMax")[0].weights
     'best.safetensors'
@@ -89,6 +100,10 @@ def _parse_program(text: str) -> Part:
         raise ModelError(f"'{text}' does not say what in it gives the model. Write {text}:factory.")
     if text.endswith(WEIGHTS_SUFFIXES):
         raise ModelError(f"'{text}' holds weights, not a model. Write file.py:factory@{text}.")
+    if (Path(text) / WSINFER_CONFIG).is_file():
+        return Part("wsinfer", text)
+    if Path(text).is_dir():
+        raise ModelError(f"the folder '{text}' is not a model: it has no {WSINFER_CONFIG}. {GRAMMAR}")
     raise ModelError(f"'{text}' is not a model. {GRAMMAR} A path may not hold '+'.")
 
 

@@ -8,6 +8,7 @@ import torch
 
 from engine.errors import ModelError
 from engine.geometry.model_geometry import ModelGeometry
+from engine.models.patches import Patches, longest_patch, skeletons
 from engine.models.weights import one_line
 from engine.models.witness import on_meta, plain_kernels
 
@@ -99,7 +100,7 @@ def meet(
         lead = (n_batch, channels)
         static = fixed[2:] if len(fixed) == axes + 2 else (0,) * axes
         for takes in _trials(module, dtype, failures):
-            lengths = _lengths(takes, lead, static)
+            lengths = _lengths(takes, lead, static, longest_patch(module))
             if lengths is not None:
                 return Subject(module, channels, n_batch, dtype, device_of(module), lengths)
     tried = f"{n_channels or 'any'} channels, {n_space or 'any'} space axes"
@@ -123,7 +124,12 @@ def subject_of(module: torch.nn.Module, geometry: ModelGeometry, *, dtype: torch
 
 
 def fixed_shape(module: torch.nn.Module) -> tuple[int, ...]:
-    """Return the input shape that an exported program was frozen to, 0 where it is free; () for other models."""
+    """Return the input shape that an exported program was frozen to, 0 where it is free; () for other models.
+
+    What an encoder of patches was frozen to is its patch, not the input.
+    """
+    if any(isinstance(part, Patches) for part in module.modules()):
+        return ()
     first = next((m for m in module.modules() if not any(True for _ in m.children())), module)
     graph = next((m for m in module.modules() if isinstance(m, torch.fx.GraphModule)), None)
     if graph is None or not _holds_first(module, graph, first):
@@ -175,7 +181,7 @@ def _trials(module: torch.nn.Module, dtype: torch.dtype, failures: list[str]) ->
 def _trial(module: torch.nn.Module, dtype: torch.dtype, device: torch.device, failures: list[str]) -> Takes:
     def takes(shape: tuple[int, ...]) -> bool:
         try:
-            with plain_kernels():
+            with plain_kernels(), skeletons():
                 outputs = module(torch.zeros(shape, dtype=dtype, device=device))
         except ModelError:
             raise
@@ -192,9 +198,9 @@ def _trial(module: torch.nn.Module, dtype: torch.dtype, device: torch.device, fa
     return takes
 
 
-def _lengths(takes: Takes, lead: tuple[int, ...], fixed: tuple[int, ...]) -> tuple[Lengths, ...] | None:
+def _lengths(takes: Takes, lead: tuple[int, ...], fixed: tuple[int, ...], patch: int) -> tuple[Lengths, ...] | None:
     """Return the legal lengths of every axis, or None where no shape is taken."""
-    tries = FIRST_TRIES if not all(fixed) else (0,)
+    tries = (*FIRST_TRIES, *((patch, 4 * patch) if patch else ())) if not all(fixed) else (0,)
     common = next((n for n in tries if takes((*lead, *(f or n for f in fixed)))), None)
     if common is None and not all(fixed):
         common = next((n for n in range(4, LONGEST_TRY) if takes((*lead, *(f or n for f in fixed)))), None)

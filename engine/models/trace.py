@@ -18,6 +18,7 @@ from engine.geometry.model_geometry import ModelGeometry, OutputTensor
 from engine.geometry.receptive_field import AxisProgram
 from engine.models import operations as ops
 from engine.models.handlers import HANDLERS, VIEWS
+from engine.models.patches import longest_patch
 from engine.models.shadow import Constant, Label, Shadows, Traced, UnknownError
 
 BASES = (144, 216, 160, 240, 112, 176)
@@ -108,7 +109,8 @@ def _legal_sizes(module: torch.nn.Module, *, n_channels: int, n_space: int, dtyp
 
 def _candidates(module: torch.nn.Module, n_space: int) -> Iterator[tuple[int, ...]]:
     """Yield input lengths to try: multiples of common steps, their neighbours, and lengths that parameters have."""
-    for base in BASES:
+    patch = longest_patch(module)
+    for base in (*((3 * patch, 12 * patch) if patch else ()), *BASES):
         yield tuple(base * (axis + 1) for axis in range(n_space))
     for extra in range(1, 33):
         yield tuple(BASES[0] * (axis + 1) + extra for axis in range(n_space))
