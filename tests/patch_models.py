@@ -84,7 +84,7 @@ def residual(**settings: object) -> nn.Module:
     return Compose(
         Normalise([120.0, 110.0, 100.0], [60.0, 50.0, 40.0]),
         Patches(mixed(Residual()), **{"size": 32, "mpp": 0.5, **settings}),
-        Named(features=nn.Identity(), probability=nn.Sequential(mixed(nn.Conv2d(7, 3, 1)), Softmax())),
+        Named(embedding=nn.Identity(), probability=nn.Sequential(mixed(nn.Conv2d(7, 3, 1)), Softmax())),
     )
 
 

@@ -81,10 +81,18 @@ class AxisTiling:
         return {output: self.program.scale(output) for output in self.kept}
 
     def first_edge(self, output: str) -> Fraction:
-        """Return where an output's first voxel begins, in input voxels from the volume's border."""
-        shrunk = (self.extent.extended * self._scales[output] - self.kept[output]) / 2
+        """Return where an output's first voxel begins, in input voxels from the volume's border.
+
+        Where nothing is padded, it is centred on what it sees: on the first patch of an encoder, however these overlap.
+        """
+        scale = self._scales[output]
+        if self.edge.kind is EdgeKind.MODEL and self.program.demand(output, 0, 0)[0] >= 0:
+            voxels = range(int(self.program.jump(output) * scale))
+            seen = [sum(self.program.demand(output, g, g)) + 1 - (2 * g + 1) / scale for g in voxels]
+            return sum(seen, Fraction(0)) / (2 * len(seen))
+        shrunk = (self.extent.extended * scale - self.kept[output]) / 2
         is_shrunk = self.edge.kind is EdgeKind.MODEL and not self.extent.far_extension and shrunk >= 1
-        return shrunk / self._scales[output] if is_shrunk else Fraction(0)
+        return shrunk / scale if is_shrunk else Fraction(0)
 
     @cached_property
     def block_sizes(self) -> dict[str, int]:
