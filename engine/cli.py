@@ -1,4 +1,4 @@
-"""The command line: engine ingest | check | plan | run | resume | verify | status | report."""
+"""The command line: check | plan | run | resume | verify | status | report here, the others beside it."""
 
 import signal
 import sys
@@ -9,6 +9,7 @@ from rich.console import Console
 
 from engine.adopt import adopt
 from engine.check import check
+from engine.cli_batch import batch_command
 from engine.cli_errors import INTERRUPTED, quiet_libraries, told
 from engine.cli_options import (
     Address,
@@ -28,28 +29,23 @@ from engine.cli_options import (
     Mpp,
     Nan,
     OutputUrl,
-    Paths,
     Precision,
     Pyramid,
     RunnerName,
     SavedPlan,
-    ShardThreads,
     Source,
-    Spacing,
     Threads,
     Tile,
     Tissue,
-    Variables,
     Weights,
     Workers,
     check_positive,
     json_loaded,
     json_saved,
-    numbers,
     options,
     runner_maker,
 )
-from engine.errors import UsageError
+from engine.cli_volumes import ingest_command, measure_command, objects_command, score_command, tissue_command
 from engine.plan_json import plan_from_json, plan_to_json
 from engine.prepare import prepare
 from engine.reopen import resume, status, verify
@@ -61,12 +57,9 @@ from engine.show import (
     print_check,
     print_rows,
     report_rows,
-    shard_bar,
     spinner,
     status_rows,
-    volume_rows,
 )
-from engine.storage.ingest import ingest
 
 app = typer.Typer(
     name="engine",
@@ -76,25 +69,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-
-@app.command("ingest")
-def ingest_command(
-    paths: Paths,
-    spacing: Spacing = None,
-    variables: Variables = None,
-    threads: ShardThreads = 2,
-) -> None:
-    """Turn a slide, a scan or climate files into a chunked volume; call it again to go on after a kill."""
-    check_positive(threads, "--threads")
-    if len(paths) < 2:
-        raise UsageError(f"ingest needs a source and a target, not only '{paths[0]}'. Give SOURCE... TARGET.")
-    steps = tuple(numbers(spacing, "--spacing", float)) if spacing else None
-    names = tuple(variables.split(",")) if variables else None
-    with shard_bar() as tell:
-        volume = ingest(paths[:-1], paths[-1], progress=tell, spacing=steps, variables=names, n_threads=threads)
-    print_rows(volume_rows(volume), title="Ingested")
-
+app.command("ingest")(ingest_command)
 
 @app.command("check")
 def check_command(
@@ -278,6 +253,13 @@ def report_command(output: OutputUrl, json_file: JsonFile = None) -> None:
         print_rows([(name, f"{value:,.6g}") for name, value in summary.items()], title="Last run")
     if json_file is not None:
         json_saved(json_file, dict(found.provenance))
+
+
+app.command("tissue")(tissue_command)
+app.command("objects")(objects_command)
+app.command("score")(score_command)
+app.command("measure")(measure_command)
+app.command("batch")(batch_command)
 
 
 def _finish(report: Report) -> None:

@@ -7,12 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
+from engine.collection.batch import RunnerMaker as PoolMaker
+from engine.collection.batch import serial_pool
 from engine.errors import PlanError, UsageError
 from engine.geometry.edges import Edge, EdgeKind
 from engine.memory import parse_bytes
+from engine.objects.find import RunnerMaker as PassMaker
 from engine.plan_json import plan_from_json
 from engine.prepare import Options
 from engine.run import RunnerMaker, serial_runner
+from engine.runtime.serial import SerialRunner
 
 Paths = Annotated[
     list[str],
@@ -128,6 +132,35 @@ def runner_maker(name: str, address: str | None) -> RunnerMaker:
     if address:
         raise UsageError(f"--address {address} needs --runner ray, not serial. Leave one of them out.")
     return serial_runner
+
+
+def pool_maker(name: str, address: str | None, *, patience: float | None) -> PoolMaker:
+    """Return what makes the pool of a collection.
+
+    Raises:
+        UsageError: If there is no runner of this name, or it takes no address, or the patience is none.
+    """
+    if patience is not None and patience <= 0:
+        raise UsageError(f"--patience must be above 0 seconds, not {patience:g}. Give more.")
+    if runner_maker(name, address) is serial_runner:
+        return serial_pool
+    from engine.collection.pool import ray_pool  # only now: Ray takes a second to import
+
+    return ray_pool(address, patience=patience)
+
+
+def pass_runner(name: str, address: str | None, *, n_workers: int) -> PassMaker:
+    """Return what makes the runner of passes over a result.
+
+    Raises:
+        UsageError: If there is no runner of this name, or it takes no address.
+    """
+    check_positive(n_workers, "--workers")
+    if runner_maker(name, address) is serial_runner:
+        return SerialRunner
+    from engine.runtime.actors import RayRunner  # only now: Ray takes a second to import
+
+    return lambda factory: RayRunner(factory, n_workers=n_workers, n_in_flight=1, address=address)
 
 
 def _bytes(text: str) -> int:

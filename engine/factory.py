@@ -58,4 +58,4 @@ def open_worker(
     set_constants(model.module, plan.model.constants)
     forward = Forward(model.module, model.dtype, device, plan.model.precision, plan.batch_size)
     mask = Mask(plan, read_cells(f"{output_url}/{WANTED}") > 0) if plan.mask is not None else None
-    return BlockWorker(plan, forward, source, dict(open_output(output_url).volumes), mask, stages)
+    return BlockWorker(plan, forward, source, dict(open_output(output_url).volumes), mask=mask, stages=stages)

@@ -16,8 +16,8 @@ from engine.plan_json import identity, plan_from_json
 from engine.prepare import Options, Prepared
 from engine.run import N_CERTIFIED, Report, RunnerMaker, fill, quiet, serial_runner
 from engine.runtime.events import Listener
-from engine.storage.ledger import State
 from engine.storage.cells import read_cells
+from engine.storage.ledger import State
 from engine.storage.output import WANTED, open_output
 
 

@@ -213,6 +213,11 @@ def print_rows(rows: Iterable[Row], *, title: str, console: Console | None = Non
     (console or Console()).print(table)
 
 
+def print_table(table: Table) -> None:
+    """Print a table."""
+    Console().print(table)
+
+
 @contextmanager
 def spinner() -> Iterator[Callable[[str], None]]:
     """Turn while something is prepared, and tell what; nothing where there is no terminal."""

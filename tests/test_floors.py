@@ -16,19 +16,22 @@ FLOORS = (  # lowest first; those in one row stand beside each other
     {"runtime"},
     {"measure", "objects", "tissue"},
     {"factory", "sight", "prepare", "adopt", "certificate", "run", "predict", "check", "runner", "reopen", "__init__"},
-    {"score", "collection"},
+    {"score"},
+    {"slides"},
+    {"collection"},
     {"show", "cli_options", "cli_errors"},
+    {"cli_volumes", "cli_batch"},
     {"cli", "__main__"},
 )
 HEIGHT = {part: height for height, parts in enumerate(FLOORS) for part in parts}
 STRANGERS = {"storage", "models"}  # one floor, and they never see each other
-RUN_FILES = {f"{part}.py" for part in FLOORS[-4] - {"runner"}}  # they hold tensors and modules
+RUN_FILES = {f"{part}.py" for part in next(row for row in FLOORS if "run" in row) - {"runner"}}  # they hold tensors and modules
 HOMES = {  # a library, and the files and folders that may import it
     "torch": {"models", *RUN_FILES},
     "dask": {"runtime/schedule.py", "runtime/graph.py", "runtime/lazy.py"},
     "ray": {"runtime/actors.py", "runtime/cluster.py"},
     "zarr": {"storage"},
-    "typer": {"cli.py", "cli_options.py"},
+    "typer": {"cli.py", "cli_options.py", "cli_volumes.py", "cli_batch.py"},
 }
 LATE = {"torch._subclasses.fake_tensor"}  # private in all releases of torch: kept in one function
 EMPTY = {"utils", "util", "common", "base", "helpers", "misc"}  # names that say nothing

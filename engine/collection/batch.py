@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from engine.collection.job import CollectionJob, ObjectsWish, ScoreWish, differing
 from engine.collection.manifest import Entry, entries_of
@@ -31,6 +31,32 @@ N_ATTEMPTS = 2
 
 RunnerMaker = Callable[[CollectionWorkerFactory], AbstractContextManager[Runner]]
 """Makes the pool."""
+
+
+class Watcher(Protocol):
+    """Whoever is told how a collection goes on."""
+
+    def listen(self, queue: CollectionQueue) -> Listener:
+        """Return the listener of a run over ``queue``."""
+
+    def settled(self, record: SlideRecord) -> None:
+        """Hear of a slide that has come to its end."""
+
+
+class Nobody:
+    """Listens to nothing."""
+
+    def listen(self, queue: CollectionQueue) -> Listener:  # noqa: ARG002 -- a Watcher takes it
+        """Return a listener that forgets."""
+        return lambda _: None
+
+    def settled(self, record: SlideRecord) -> None:
+        """Forget it."""
+
+
+def unwatched(_: int) -> AbstractContextManager[Watcher]:
+    """Return nobody."""
+    return nullcontext(Nobody())
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +92,7 @@ def batch(
     score: ScoreWish | None = None,
     only_failed: bool = False,
     n_certified: int = 2,
-    listener: Callable[[CollectionQueue], Listener] = lambda _: lambda _: None,
+    watch: Callable[[int], AbstractContextManager[Watcher]] = unwatched,
     tell: Callable[[str], None] = lambda _: None,
 ) -> CollectionReport:
     """Run ``model`` over every slide of a collection, and write a group per slide and a table of all.
@@ -85,7 +111,7 @@ def batch(
         score: How each slide is scored.
         only_failed: Try the slides that failed, and no others.
         n_certified: Tiles recomputed at the end of each slide.
-        listener: Makes the listener of a run, from its queue.
+        watch: Given the number of slides to be done, makes who is told of them.
         tell: Is told what goes on before the first slide.
 
     Raises:
@@ -93,7 +119,9 @@ def batch(
         RunError: If no worker is left, or the disk is full. What is done is kept.
     """
     entries = entries_of(paths)
-    job = _job(entries, model, folder, options or Options(), objects=objects, score=score, n_certified=n_certified, tell=tell)
+    job = _job(
+        entries, model, folder, options or Options(), objects=objects, score=score, n_certified=n_certified, tell=tell
+    )
     _claim(job)
     records = {entry.id: SlideRecord(entry.id, entry.path, others=entry.others) for entry in entries}
     records |= read_records(folder, entries)
@@ -106,20 +134,38 @@ def batch(
         write_record(folder, record)
 
     if chosen:
-        with runner(CollectionWorkerFactory(job)) as pool:
-            queue = CollectionQueue(
-                [(n, replace(r, status="pending", code="", reason="")) for n, r in chosen],
-                output=job.output,
-                n_slots=pool.n_slots,
-                settled=settled,
-            )
-            try:
-                Loop(queue, pool, queue, listener(queue), n_attempts=N_ATTEMPTS).run()
-            finally:
-                queue.flush()
-                write_tables(folder, [records[entry.id] for entry in entries])
+        queued = [(n, replace(record, status="pending", code="", reason="")) for n, record in chosen]
+        try:
+            with watch(len(queued)) as watcher, runner(CollectionWorkerFactory(job)) as pool:
+                _drive(job, queued, pool, watcher, settled)
+        finally:
+            write_tables(folder, [records[entry.id] for entry in entries])
     parquet, table = write_tables(folder, [records[entry.id] for entry in entries])
     return CollectionReport(folder, tuple(records[e.id] for e in entries), len(chosen), parquet, table)
+
+
+def _drive(
+    job: CollectionJob,
+    queued: Sequence[tuple[int, SlideRecord]],
+    pool: Runner,
+    watcher: Watcher,
+    settled: Callable[[SlideRecord], None],
+) -> None:
+    """Take every slide to its end, or as far as the pool lives."""
+
+    def end(record: SlideRecord) -> None:
+        settled(record)
+        watcher.settled(record)
+
+    queue = CollectionQueue(queued, output=job.output, n_slots=pool.n_slots, settled=end)
+    loop = Loop(queue, pool, queue, watcher.listen(queue), n_attempts=N_ATTEMPTS)
+    try:
+        loop.run()
+    except KeyboardInterrupt:
+        loop.take_what_is_there()
+        raise
+    finally:
+        queue.flush()
 
 
 def _job(
@@ -141,10 +187,14 @@ def _job(
     learnt = learn_model(loaded, nominal, options, tell=tell)
     tell("weighing tile and block shapes")
     wishes = wishes_of(options, {}, learnt)
-    plan: Plan = timed(make_plan(nominal, learnt.facts, learnt.geometry, learnt.cost, wishes), loaded, wishes, device=learnt.device)
+    plan: Plan = timed(
+        make_plan(nominal, learnt.facts, learnt.geometry, learnt.cost, wishes), loaded, wishes, device=learnt.device
+    )
     return CollectionJob(
         folder=str(Path(folder).absolute()),
-        entries=tuple(replace(e, path=str(Path(e.path).absolute()) if "://" not in e.path else e.path) for e in entries),
+        entries=tuple(
+            replace(e, path=str(Path(e.path).absolute()) if "://" not in e.path else e.path) for e in entries
+        ),
         model=loaded.spec,
         axes=options.axes,
         device=learnt.device.type,
@@ -153,7 +203,11 @@ def _job(
         facts=learnt.facts,
         cost=plan.cost,
         wishes=replace(
-            wishes, tile=plan.tile_shape, is_tile_exact=False, block=tuple(t.block for t in plan.tilings), batch_size=plan.batch_size
+            wishes,
+            tile=plan.tile_shape,
+            is_tile_exact=False,
+            block=tuple(t.block for t in plan.tilings),
+            batch_size=plan.batch_size,
         ),
         tissue=None if options.tissue == "none" else options.tissue or "auto",
         mpp=options.mpp,

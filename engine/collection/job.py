@@ -102,4 +102,3 @@ def step_of(task: int) -> tuple[int, int]:
     (3, 7)
     """
     return divmod(task, TASKS_PER_SLIDE)
-

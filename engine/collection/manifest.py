@@ -73,7 +73,7 @@ def _entries(path: str) -> Iterable[Entry]:
         inside = sorted(p for p in place.iterdir() if p.name.lower().endswith((*SUFFIXES, ".zarr")))
         yield from (Entry(_name(p), str(p)) for p in inside)
     elif has_magic(path) and not place.exists():
-        yield from (Entry(_name(Path(p)), p) for p in sorted(glob(path)))
+        yield from (Entry(_name(Path(p)), p) for p in sorted(glob(path)))  # noqa: PTH207 -- it may be absolute
     else:
         yield Entry(_name(place), path)
 

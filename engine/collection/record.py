@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -107,7 +106,7 @@ def write_record(folder: str, record: SlideRecord) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     written = path.with_suffix(".writing")
     written.write_text(json.dumps(asdict(record), indent=1))
-    os.replace(written, path)
+    written.replace(path)
 
 
 def write_tables(folder: str, records: Sequence[SlideRecord]) -> tuple[Path, Path]:
@@ -122,7 +121,7 @@ def write_tables(folder: str, records: Sequence[SlideRecord]) -> tuple[Path, Pat
         writer.writeheader()
         writer.writerows(rows)
     for draft, path in zip(drafts, (parquet, table), strict=True):
-        os.replace(draft, path)
+        draft.replace(path)
     return parquet, table
 
 

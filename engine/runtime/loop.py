@@ -70,7 +70,9 @@ class Try:
 class Loop:
     """What is in flight, and what each receipt leads to."""
 
-    def __init__(self, queue: TaskQueue, runner: Runner, ledger: TaskRecord, emit: Listener, *, n_attempts: int) -> None:
+    def __init__(
+        self, queue: TaskQueue, runner: Runner, ledger: TaskRecord, emit: Listener, *, n_attempts: int
+    ) -> None:
         self.tally = Tally()
         self._queue = queue
         self._runner = runner

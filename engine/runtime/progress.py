@@ -42,7 +42,7 @@ def progress(console: Console | None = None, *, seconds_between_lines: float = 5
         yield bar
 
 
-class _Counts:
+class Counts:
     """How far a run is, and how fast it goes."""
 
     def __init__(self) -> None:
@@ -110,12 +110,12 @@ class _Lines:
     def __init__(self, console: Console, seconds_between: float) -> None:
         self._console = console
         self._seconds_between = seconds_between
-        self._counts = _Counts()
+        self._counts = Counts()
         self._last = time.monotonic()
 
     def __call__(self, event: Event) -> None:
         self._counts.take(event)
-        news = _news(event)
+        news = event_news(event)
         if news is not None:
             self._print(news)
         elif time.monotonic() - self._last >= self._seconds_between:
@@ -131,7 +131,7 @@ class _Bar:
     """A live bar; what must stay readable is printed above it."""
 
     def __init__(self, console: Console) -> None:
-        self._counts = _Counts()
+        self._counts = Counts()
         columns = (BarColumn(), TaskProgressColumn(), MofNCompleteColumn(), TextColumn("blocks  {task.fields[line]}"))
         self.display = Progress(*columns, TimeElapsedColumn(), console=console, transient=True, refresh_per_second=4)
         self._bar = self.display.add_task("blocks", total=None, line="")
@@ -139,7 +139,7 @@ class _Bar:
 
     def __call__(self, event: Event) -> None:
         self._counts.take(event)
-        news = _news(event)
+        news = event_news(event)
         if news is not None:
             self.display.console.print(news, markup=False, highlight=False)
         now = time.monotonic()
@@ -149,7 +149,7 @@ class _Bar:
             self.display.update(self._bar, total=counts.n_tasks, completed=counts.n_done, line=counts.line)
 
 
-def _news(event: Event) -> str | None:
+def event_news(event: Event) -> str | None:
     """Return the line that ``event`` is worth in a log, if any."""
     match event:
         case TaskFailed() if event.receipt.error is not None:

@@ -67,6 +67,7 @@ class BlockWorker:
         forward: Forward,
         source: Volume,
         outputs: dict[str, Volume],
+        *,
         mask: Mask | None = None,
         stages: Stages | None = None,
     ) -> None:

@@ -21,7 +21,8 @@ KEY = "haloengine"
 LABELS = "labels"
 WANTED = "tissue"
 COVERAGE = "coverage"
-RESERVED = {LABELS, WANTED, COVERAGE, "ledger", "objects", "features"}
+SCORE = "score"
+RESERVED = {LABELS, WANTED, COVERAGE, SCORE, "ledger", "objects"}
 """Names in the group that are no output's."""
 
 

@@ -72,7 +72,7 @@ def wanted_cells(url: str, method: str, *, cell: tuple[int, ...]) -> Cells:
     shape = tuple(-(-volume.shape[i] // n) for i, n in zip(space, cell, strict=True))
     spacing = tuple(volume.axes[i].spacing for i in space)
     cell_size = tuple(step * n for step, n in zip(spacing, cell, strict=True))
-    name = method.split("?")[0].lower()
+    name = method.split("?", maxsplit=1)[0].lower()
     if name.endswith((".geojson", ".geojson.gz", ".json")):
         base = open_volume(without_mpp(url))
         base_spacing = [base.axes[i].spacing for i in positions(base.axes, Role.SPACE)]
