@@ -17,9 +17,7 @@ from engine.objects.layers import Sources
 from engine.objects.seams import owner
 from engine.objects.split import parts_of
 from engine.objects.sums import IntArray
-
-N_VOXELS_BESIDE = 512
-"""How far past a block one read goes, for the sake of components that leave it; others are read one by one."""
+from engine.objects.window import Window
 
 
 @dataclass(frozen=True)
@@ -56,10 +54,10 @@ class Crossing:
         """Return each component once: one may reach a block in several pieces."""
         return self.of(np.unique(self.group, return_index=True)[1])
 
-    def boxes(self) -> Iterator[tuple[int, Region]]:
-        """Yield the first voxel and box of each."""
-        for first, start, stop in zip(self.first.tolist(), self.start.tolist(), self.stop.tolist(), strict=True):
-            yield first, Region(tuple(start), tuple(stop))
+    def boxes(self) -> list[Region]:
+        """Return the box of each."""
+        ends = zip(self.start.tolist(), self.stop.tolist(), strict=True)
+        return [Region(tuple(start), tuple(stop)) for start, stop in ends]
 
 
 @dataclass(frozen=True)
@@ -112,8 +110,8 @@ class Block:
         Raises:
             RunError: If one is larger than the recipe allows.
         """
-        window = Window.around(self, chosen)
-        for first, box in chosen.boxes():
+        window = Window.around(self.region, chosen.boxes(), self.sources.classes, self.classes)
+        for first, box in zip(chosen.first.tolist(), chosen.boxes(), strict=True):
             check_size(box, self.catalogue, first=first)
             classes = window.read(box)
             found, _ = components(classes, connectivity=self.catalogue.recipe.connectivity)
@@ -126,36 +124,6 @@ class Block:
         recipe, shape = self.catalogue.recipe, self.catalogue.grid.shape
         found = parts_of(mask, box=box, shape=shape, min_distance=recipe.min_distance, connectivity=recipe.connectivity)
         return Whole(box, found)
-
-
-@dataclass(frozen=True)
-class Window:
-    """A box held in memory, somewhat larger than a block, so that most crops cost no read."""
-
-    sources: Sources
-    region: Region
-    voxels: NDArray[Any]
-
-    @classmethod
-    def around(cls, block: Block, chosen: Crossing) -> "Window":
-        """Return the box of a block and of those chosen components that end near it."""
-        grown = block.region.grow(
-            before=(N_VOXELS_BESIDE,) * len(block.region.start), after=(N_VOXELS_BESIDE,) * len(block.region.start)
-        )
-        near = [box for _, box in chosen.boxes() if grown.holds(box)]
-        start, stop = np.array([block.region.start]), np.array([block.region.stop])
-        if near:
-            start = np.vstack([start, [box.start for box in near]])
-            stop = np.vstack([stop, [box.stop for box in near]])
-        region = Region(tuple(start.min(axis=0).tolist()), tuple(stop.max(axis=0).tolist()))
-        voxels = block.classes if region == block.region else block.sources.classes(region)
-        return cls(block.sources, region, voxels)
-
-    def read(self, box: Region) -> NDArray[Any]:
-        """Return the classes of a box."""
-        if self.region.holds(box):
-            return self.voxels[box.shift([-a for a in self.region.start]).slices]
-        return self.sources.classes(box)
 
 
 def check_size(box: Region, catalogue: Catalogue, *, first: int) -> None:
@@ -172,8 +140,3 @@ def check_size(box: Region, catalogue: Catalogue, *, first: int) -> None:
             f"{box.n_voxels}, {box.shape}, in '{catalogue.recipe.volume}'. Take method 'connected' without outlines, "
             "or a higher max_object_pixels."
         )
-
-
-def local(box: Region, region: Region) -> tuple[slice, ...]:
-    """Return the index of a box in the array of ``region``."""
-    return box.shift([-a for a in region.start]).slices

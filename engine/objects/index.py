@@ -57,12 +57,14 @@ def number(catalogue: Catalogue, sources: Sources, place: Place) -> Index:
     """Return where the rows of all objects are that the recipe keeps, and leave their ids. Idempotent.
 
     Raises:
-        RunError: If there are more than a label volume can tell apart.
+        RunError: If there are more than a label volume can tell apart, or one is too large to be outlined.
     """
     found = []
     for part in range(catalogue.grid.n_cells + 1):
         rows = rows_of(catalogue, sources, part)
         kept = np.flatnonzero(_is_kept(rows[:, SIZE], catalogue, place))
+        if catalogue.has_outlines:
+            _check_outlines(catalogue, rows[kept])
         found.append((rows[kept, FIRST], np.full(len(kept), part, np.int32), kept.astype(np.int32)))
     first, part_of, row = (np.concatenate(column) for column in zip(*found, strict=True))
     if len(first) >= 2**32:
@@ -99,6 +101,20 @@ def owners(catalogue: Catalogue, index: Index, span: slice) -> IntArray:
     """Return the block that outlines each of some objects."""
     is_merged = index.part[span] == catalogue.grid.n_cells
     return np.where(is_merged, owner(catalogue.grid, index.first[span]), index.part[span])
+
+
+def _check_outlines(catalogue: Catalogue, rows: IntArray) -> None:
+    columns = Columns(catalogue.n_axes, 0)
+    sizes = np.prod(rows[:, columns.stop] - rows[:, columns.start], axis=1)
+    largest = int(np.argmax(sizes)) if len(sizes) else 0
+    most = catalogue.recipe.max_object_pixels
+    if len(sizes) and sizes[largest] > most:
+        at = tuple(int(i) for i in np.unravel_index(rows[largest, FIRST], catalogue.grid.shape))
+        raise RunError(
+            f"the box of an outlined object must have at most {most} pixels, and the one whose first pixel is {at} has "
+            f"{sizes[largest]}, in '{catalogue.recipe.volume}'. Leave it out by max_area_um2, raise max_object_pixels, "
+            "or set is_outlined to False; under another name, or after removing this set."
+        )
 
 
 def _is_kept(size: IntArray, catalogue: Catalogue, place: Place) -> NDArray[np.bool_]:

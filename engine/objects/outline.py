@@ -16,18 +16,20 @@ from rasterio.features import shapes
 
 from engine.geometry.region import Region
 from engine.objects import parts
-from engine.objects.block import Block, check_size, local
+from engine.objects.block import Block, check_size
 from engine.objects.layers import Place
 from engine.objects.recipe import Method
 from engine.objects.sums import FIRST, Columns, IntArray
 from engine.objects.table import derived
 from engine.objects.tasks import ids_of
+from engine.objects.window import Window
 from engine.storage.volume import Volume
 
-Ring = list[list[float]]
+Ring = NDArray[np.float64]
+"""Corners (x, y); the last is the first again."""
 Polygon = list[Ring]
 N_DIGITS = 4
-"""Decimals of a level-0 pixel that are kept; whole pixels stay whole."""
+"""Decimals of a level-0 pixel that are kept."""
 
 
 def outline(block: Block, painted: Volume, place: Place) -> int:
@@ -57,7 +59,7 @@ def lines_of(archive: Mapping[str, NDArray[Any]]) -> Iterator[tuple[int, bytes]]
         start = stop
 
 
-def feature(shape: Sequence[Polygon], facts: Mapping[str, Any], block: Block) -> dict[str, Any]:
+def feature(shape: Sequence[Sequence[list[list[float]]]], facts: Mapping[str, Any], block: Block) -> dict[str, Any]:
     """Return one object as QuPath reads it; the UUID is the same whenever it is found again."""
     recipe = block.catalogue.recipe
     kind = recipe.class_of(facts["class"])
@@ -83,7 +85,7 @@ def traced(numbers: NDArray[np.int32], start: tuple[int, ...]) -> dict[int, list
     found: dict[int, list[Polygon]] = {}
     for geometry, value in shapes(numbers, mask=numbers > 0, connectivity=4):
         rings = [np.array(ring) + np.array(start)[::-1] for ring in geometry["coordinates"]]
-        turned = [_turned(ring, is_outer=i == 0).tolist() for i, ring in enumerate(rings)]
+        turned = [_turned(ring, is_outer=i == 0) for i, ring in enumerate(rings)]
         found.setdefault(int(value), []).append(turned)
     return found
 
@@ -109,11 +111,12 @@ def _polygons(block: Block, painted: Volume, rows: IntArray, ids: NDArray[np.uin
     voxels = painted.read(block.region)
     numbers = ids_of(ids[is_inner].astype(np.int64), voxels.ravel()).reshape(voxels.shape).astype(np.int32)
     found = {int(ids[is_inner][n - 1]): shape for n, shape in traced(numbers, block.region.start).items()}
-    for i in np.flatnonzero(~is_inner).tolist():
-        box = Region(tuple(low[i].tolist()), tuple(high[i].tolist()))
+    outer = np.flatnonzero(~is_inner).tolist()
+    boxes = [Region(tuple(low[i].tolist()), tuple(high[i].tolist())) for i in outer]
+    window = Window.around(block.region, boxes, painted.read, voxels)
+    for i, box in zip(outer, boxes, strict=True):
         check_size(box, block.catalogue, first=int(rows[i, FIRST]))
-        crop = voxels[local(box, block.region)] if block.region.holds(box) else painted.read(box)
-        found[int(ids[i])] = traced((crop == ids[i]).astype(np.int32), box.start)[1]
+        found[int(ids[i])] = traced((window.read(box) == ids[i]).astype(np.int32), box.start)[1]
     return found
 
 
@@ -124,17 +127,9 @@ def _turned(ring: NDArray[np.float64], *, is_outer: bool) -> NDArray[np.float64]
     return ring if is_counter_clockwise == is_outer else ring[::-1]
 
 
-def _placed(ring: Ring, place: Place) -> Ring:
-    """Return a ring of pixel corners in level-0 pixels, x before y."""
-    (scale_y, scale_x), (shift_y, shift_x) = place.scale, place.shift
-    return [[_short(x * scale_x + shift_x), _short(y * scale_y + shift_y)] for x, y in ring]
-
-
-def _short(value: float) -> float:
-    """Return a coordinate without needless digits.
-
-    >>> _short(12.0), _short(0.50004)
-    (12, 0.5)
-    """
-    rounded = round(value, N_DIGITS)
-    return int(rounded) if rounded == int(rounded) else rounded
+def _placed(ring: Ring, place: Place) -> list[list[float]]:
+    """Return a ring of pixel corners in level-0 pixels, x before y; without decimals where all are whole."""
+    placed = np.round(ring * place.scale[::-1] + place.shift[::-1], N_DIGITS)
+    whole = placed.astype(np.int64)
+    corners: list[list[float]] = (whole if np.array_equal(whole, placed) else placed).tolist()
+    return corners

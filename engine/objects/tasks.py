@@ -9,10 +9,11 @@ from scipy.ndimage import find_objects
 
 from engine.geometry.region import Region
 from engine.objects import parts
-from engine.objects.block import Block, Whole, local
+from engine.objects.block import Block, Whole
 from engine.objects.components import face, inner_faces
 from engine.objects.recipe import Method
 from engine.objects.sums import Columns, IntArray, firsts, measure
+from engine.objects.window import Window, local
 from engine.runtime.coarsen import coarse_pieces
 from engine.storage.pyramid import finer_region, reduce_mode
 from engine.storage.volume import Volume
@@ -60,8 +61,9 @@ def split(block: Block) -> int:
         here = objects[local(whole.box, block.region)]
         here[whole.parts > 0] = whole.parts[whole.parts > 0] + n_objects
         n_objects += whole.n_parts
-    tables = [_rows(block, objects, n_objects, block.region)]
-    tables += [_rows(block, whole.parts, whole.n_parts, whole.box) for _, whole in block.wholes(block.owned)]
+    layers = _windows(block, is_empty=n == 0)
+    tables = [_rows(block, objects, n_objects, block.region, layers)]
+    tables += [_rows(block, whole.parts, whole.n_parts, whole.box, layers) for _, whole in block.wholes(block.owned)]
     parts.write_rows(catalogue_part(block, "objects"), np.concatenate(tables))
     parts.write_archive(catalogue_part(block, "split"), n_parts=n_parts)
     return found.size
@@ -125,6 +127,14 @@ def _layers(block: Block, *, is_empty: bool) -> dict[str, NDArray[Any]]:
     return block.sources.layers(block.region)
 
 
+def _windows(block: Block, *, is_empty: bool) -> dict[str, Window]:
+    """Return the measured volumes of a block and around it; nothing is read of a block without objects."""
+    if is_empty:
+        return {}
+    boxes, region = block.owned.boxes(), block.region
+    return {name: Window.around(region, boxes, layer.read) for name, layer in block.sources.measured.items()}
+
+
 def _inner(block: Block, labels: Iterable[int]) -> Iterator[tuple[int, Whole]]:
     """Yield those of some components that end inside the block, and their parts."""
     found, _ = block.labelled
@@ -139,7 +149,7 @@ def _inner(block: Block, labels: Iterable[int]) -> Iterator[tuple[int, Whole]]:
         yield label, block.parted(found[box] == label, Region(start, stop))
 
 
-def _rows(block: Block, objects: NDArray[np.int32], n: int, box: Region) -> IntArray:
+def _rows(block: Block, objects: NDArray[np.int32], n: int, box: Region, layers: Mapping[str, Window]) -> IntArray:
     if n == 0:
         return Columns(objects.ndim, len(block.sources.measured)).empty()
     return measure(
@@ -148,7 +158,7 @@ def _rows(block: Block, objects: NDArray[np.int32], n: int, box: Region) -> IntA
         classes=block.classes if box == block.region else block.sources.classes(box),
         region=box,
         shape=block.catalogue.grid.shape,
-        layers=block.sources.layers(box),
+        layers={name: window.read(box) for name, window in layers.items()},
     )
 
 

@@ -168,13 +168,21 @@ def test_the_usual_calls_on_the_whole_image_find_as_many_nuclei_and_the_same_pix
 
 def test_a_probability_is_cut_at_its_threshold_and_its_channel_is_named(tmp_path):
     random = np.random.default_rng(2)
-    probability = random.random((90, 70), np.float32)
+    probability = random.random((2, 90, 70), np.float32)
     output = str(tmp_path / "o.zarr")
-    whole.store(f"{output}/p", probability)
-    report = find_objects(output, Recipe(volume="p", threshold=0.6), block=(32, 32))
-    wanted = whole.connected((probability >= np.float32(0.6)).astype(np.uint8))
+    whole.store(f"{output}/p", probability, names="cyx")
+    recipe = Recipe(volume="p", channel=1, threshold=0.6, measured={"other": Measured("p", channel=0)})
+    report = find_objects(output, recipe, block=(32, 32))
+    classes = (probability[1] >= np.float32(0.6)).astype(np.uint8)
+    wanted = whole.connected(classes)
     assert wanted.max() > 50
     assert np.array_equal(whole.read(report.label_url), wanted)
+    table = read_table(report.table_url).to_pylist()
+    assert without(table, "class_name") == whole.table(wanted, classes, other=probability[0])
+    with pytest.raises(UsageError, match="has 2 along 'c'. Name its channel"):
+        find_objects(output, Recipe(name="b", volume="p", threshold=0.6))
+    with pytest.raises(UsageError, match="channel of 0 to 1 is wanted, not 2"):
+        find_objects(output, Recipe(name="b", volume="p", threshold=0.6, channel=2))
 
 
 def test_small_and_large_objects_are_dropped_before_ids_are_given(tmp_path):
@@ -189,10 +197,6 @@ def test_small_and_large_objects_are_dropped_before_ids_are_given(tmp_path):
     _, labels, table = found_in(tmp_path, classes, block=(64, 64), recipe=recipe)
     assert np.array_equal(labels, wanted)
     assert without(table, "class_name") == whole.table(wanted, classes)
-
-
-class Broken(Exception):
-    """The run is interrupted."""
 
 
 @pytest.mark.parametrize("method", ["connected", "watershed"])
@@ -263,7 +267,10 @@ def test_classes_have_names_and_colours(tmp_path):
     recipe = Recipe(classes={1: ObjectClass("Tumour", (1, 2, 3))})
     report, _, table = found_in(tmp_path, classes, block=(32, 32), recipe=recipe)
     assert {row["class_name"] for row in table} == {"Tumour", "Class 2"}
-    colours = {f["properties"]["classification"]["name"]: f["properties"]["classification"]["color"] for f in read_features(report.geojson_url)}
+    colours = {
+        f["properties"]["classification"]["name"]: f["properties"]["classification"]["color"]
+        for f in read_features(report.geojson_url)
+    }
     assert colours == {"Tumour": [1, 2, 3], "Class 2": [0, 120, 200]}
 
 
@@ -272,7 +279,15 @@ REFUSED = {  # what is asked of a uint8 class map of (60, 60) and a float32 volu
     "another grid": (lambda: Recipe(measured={"s": Measured("small")}), VolumeError, r"on the grid .* not \(30, 30\)"),
     "no such volume": (lambda: Recipe(volume="labels"), VolumeError, "nothing is at"),
     "watershed of a large component": (
-        lambda: Recipe(method="watershed", max_object_pixels=20), RunError, "at most 20 voxels, .* max_object_pixels"),
+        lambda: Recipe(method="watershed", max_object_pixels=20),
+        RunError,
+        "at most 20 voxels, .* max_object_pixels",
+    ),
+    "outline of a large component": (
+        lambda: Recipe(max_object_pixels=20),
+        RunError,
+        "at most 20 pixels, .* is_outlined",
+    ),
     "bad name": (lambda: Recipe(name="a/b"), UsageError, "'a/b'"),
     "no neighbours": (lambda: Recipe(connectivity=0), UsageError, "connectivity must be at least 1, not 0"),
     "nothing to keep": (lambda: Recipe(min_area_um2=5, max_area_um2=4), UsageError, "nothing would be kept"),

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ def filled(polygons, shape):
     inside = np.zeros(shape, np.int64)
     for polygon in polygons:
         for ring in polygon:
-            for (x, y), (next_x, next_y) in zip(ring[:-1], ring[1:], strict=True):
+            for (x, y), (next_x, next_y) in pairwise(ring):
                 assert x == next_x or y == next_y
                 if x == next_x:
                     inside[int(min(y, next_y)) : int(max(y, next_y)), int(x) :] += 1
@@ -81,7 +82,9 @@ def test_pillow_fills_simple_outlines_to_the_same_pixels():
     numbers = np.zeros((40, 50), np.int32)
     numbers[3:20, 5:30], numbers[22:39, 1:49] = 1, 2
     for number, polygons in traced(numbers, (0, 0)).items():
-        canvas = Image.new("1", (400, 320))  # eight pixels a voxel: an edge that Pillow draws one pixel wide is no voxel
+        canvas = Image.new(
+            "1", (400, 320)
+        )  # eight pixels a voxel: an edge that Pillow draws one pixel wide is no voxel
         ImageDraw.Draw(canvas).polygon([(8 * x, 8 * y) for x, y in polygons[0][0]], fill=1)
         assert np.array_equal(np.array(canvas)[4::8, 4::8], numbers == number)
 

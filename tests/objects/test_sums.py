@@ -1,4 +1,5 @@
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ def test_a_mean_is_the_exact_one_rounded_once_however_the_object_is_cut(scale):
     assert wanted != 0
     for cuts in ((), (1000,), (7, 8, 2900)):
         edges = (0, *cuts, len(values))
-        pieces = [rows_of(values[a:b], start=a, shape=(1, len(values))) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        pieces = [rows_of(values[a:b], start=a, shape=(1, len(values))) for a, b in pairwise(edges)]
         whole = merge(np.concatenate(pieces), np.zeros(len(pieces), np.int64), 1, n_axes=2)
         assert means(whole, Columns(2, 1), 0).tolist() == [wanted]
 

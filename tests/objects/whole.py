@@ -16,13 +16,11 @@ from engine.storage.volume import open_volume
 SPACING = 0.5
 
 
-def store(url, voxels, *, spacing=SPACING, unit="micrometer", origin=None, chunk=64):
-    names = "zyx"[-voxels.ndim :]
-    axes = [Axis(name, Role.SPACE, spacing, unit) for name in names]
+def store(url, voxels, *, spacing=SPACING, unit="micrometer", origin=None, chunk=64, names=None):
+    names = names or "zyx"[-voxels.ndim :]
+    axes = [Axis(n, Role.CHANNEL) if n == "c" else Axis(n, Role.SPACE, spacing, unit) for n in names]
     chunks = [min(chunk, n) for n in voxels.shape]
-    volume = create_volume(
-        url, axes=axes, dtype=voxels.dtype, shape=voxels.shape, chunk_shape=chunks, origin=origin
-    )
+    volume = create_volume(url, axes=axes, dtype=voxels.dtype, shape=voxels.shape, chunk_shape=chunks, origin=origin)
     volume.write(Region.whole(voxels.shape), voxels)
 
 
