@@ -42,6 +42,14 @@ class IngestError(VolumeError):
     """A source file cannot be turned into a volume."""
 
 
+class MissingError(IngestError):
+    """A source file is not there, or there is nothing in it."""
+
+
+class ResolutionError(IngestError):
+    """A slide does not say its micrometre per pixel, or is nowhere as fine as it is wanted."""
+
+
 class TissueError(EngineError):
     """What is wanted of a slide cannot be found, or is nothing."""
 

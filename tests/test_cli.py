@@ -29,7 +29,7 @@ COMMANDS = {
             "--batch",
             "--edge",
         ],
-        *["--nan", "--precision", "--device", "--axes", "--no-pyramid", "--no-extend", "--json"],
+        *["--nan", "--precision", "--device", "--axes", "--tissue", "--mpp", "--no-pyramid", "--no-extend", "--json"],
     ],
     "run": [
         *[
@@ -62,6 +62,19 @@ COMMANDS = {
     "verify": ["OUTPUT", "--tiles", "--seed", "--source", "--model", "--device"],
     "status": ["OUTPUT"],
     "report": ["OUTPUT", "--json"],
+    "tissue": ["SOURCE", "PICTURE_FILE", "--tissue"],
+    "objects": [
+        *["OUTPUT", "--labels", "--threshold", "--channel", "--method", "--min-area", "--measured", "--name"],
+        *["--workers", "--runner", "--address"],
+    ],
+    "score": ["OUTPUT", "AGGREGATOR", "--features"],
+    "measure": ["REFERENCE", "RESULT", "--mask", "--csv", "--parquet", "--picture", "--json", "--threads"],
+    "batch": [
+        *["SLIDES", "--model", "--output", "--weights", "--memory", "--workers", "--threads", "--tile", "--block"],
+        *["--batch-size", "--precision", "--device", "--tissue", "--mpp", "--no-pyramid", "--objects"],
+        *["--object-method", "--min-area", "--measured", "--score", "--features", "--only-failed", "--runner"],
+        *["--address", "--patience", "--verify"],
+    ],
 }
 MODEL = f"{bad_models.__file__}:solid"
 

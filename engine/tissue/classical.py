@@ -46,7 +46,8 @@ def find_tissue(picture: Picture, *, mpp: float) -> Pixels:
     tissue = closed[radius:-radius, radius:-radius] & ~pen
     smallest = SMALLEST_MM2 * 1e6 / mpp**2
     tissue = _without_small(tissue, smallest)
-    return np.asarray(~_without_small(~tissue, 10 * smallest) | tissue) & ~_large(pen, smallest)
+    holes = _small(~np.pad(tissue, 1), 10 * smallest)[1:-1, 1:-1]  # what goes on beyond the picture is no hole
+    return (tissue | holes) & ~_without_small(pen, smallest)
 
 
 def _balanced(picture: Picture) -> NDArray[np.float32]:
@@ -91,11 +92,11 @@ def _disk(radius: int) -> Pixels:
 
 def _without_small(pixels: Pixels, smallest: float) -> Pixels:
     """Return the islands of at least this many pixels."""
+    return pixels & ~_small(pixels, smallest)
+
+
+def _small(pixels: Pixels, smallest: float) -> Pixels:
+    """Return the islands of fewer pixels."""
     labels, _ = label(pixels)
     sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    return np.asarray(sizes[labels] >= smallest)
-
-
-def _large(pixels: Pixels, smallest: float) -> Pixels:
-    return pixels & _without_small(pixels, smallest)
+    return np.asarray(pixels & (sizes[labels] < smallest))

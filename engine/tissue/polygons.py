@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
-from rasterio.features import rasterize
+from rasterio.features import is_valid_geom, rasterize
 
 from engine.errors import TissueError
 
@@ -33,14 +33,14 @@ def rasterised(path: str, *, shape: tuple[int, ...], cell: tuple[float, ...]) ->
         raise TissueError(
             f"polygons are wanted in '{path}', and it holds none. Export annotations as GeoJSON from QuPath."
         )
-    try:
-        filled = rasterize(
-            polygons, out_shape=shape, transform=Affine.scale(cell[1], cell[0]), all_touched=True, dtype=np.uint8
-        )
-    except (ValueError, TypeError, KeyError, IndexError) as error:
-        raise TissueError(
-            f"a polygon of '{path}' is not as GeoJSON has it: {type(error).__name__} {error}. Export it again."
-        ) from error
+    for number, polygon in enumerate(polygons):
+        if not is_valid_geom(polygon):
+            raise TissueError(
+                f"polygon {number} of '{path}' is not as GeoJSON has it: rings of at least 4 points that end where they "
+                "begin are wanted. Export it again."
+            )
+    to_cells = Affine.scale(cell[1], cell[0])
+    filled = rasterize(polygons, out_shape=shape, transform=to_cells, all_touched=True, dtype=np.uint8)
     return np.asarray(filled, np.bool_)
 
 

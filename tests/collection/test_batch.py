@@ -27,7 +27,8 @@ OPTIONS = Options(tile=(128, 128), block=(128, 128), threads=2)
 
 def good(folder, n, *, size=400):
     return [
-        write_slide(folder / f"good-{i}.tiff", picture(size + 40 * i, size, seed=i), compression="deflate") for i in range(n)
+        write_slide(folder / f"good-{i}.tiff", picture(size + 40 * i, size, seed=i), compression="deflate")
+        for i in range(n)
     ]
 
 
