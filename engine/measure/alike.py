@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 from engine.errors import UsageError
 from engine.geometry.axes import Axis
-from engine.storage.volume import Volume
+from engine.storage.volume import Readable
 
 SPACING_TOLERANCE = 0.01
 """Share by which spacings may differ: writers round them."""
 
 
-def check_alike(reference: Volume, result: Volume) -> None:
+def check_alike(reference: Readable, result: Readable) -> None:
     """Refuse two volumes that cannot be compared voxel for voxel.
 
     A bare array with spacing 1 and no unit says nothing of its place, and is compared by shape alone.
@@ -30,7 +30,7 @@ def check_alike(reference: Volume, result: Volume) -> None:
     _check_place(reference, result)
 
 
-def _check_labels(volume: Volume) -> None:
+def _check_labels(volume: Readable) -> None:
     if volume.dtype.kind not in "biu" or volume.dtype.name == "uint64":
         raise UsageError(
             f"labels must be whole numbers of at most 63 bits, not {volume.dtype} as in '{volume.url}'. Compare "
@@ -38,7 +38,7 @@ def _check_labels(volume: Volume) -> None:
         )
 
 
-def _check_shape(reference: Volume, result: Volume) -> None:
+def _check_shape(reference: Readable, result: Readable) -> None:
     if reference.shape == result.shape:
         return
     unlike = [
@@ -52,7 +52,7 @@ def _check_shape(reference: Volume, result: Volume) -> None:
     )
 
 
-def _check_place(reference: Volume, result: Volume) -> None:
+def _check_place(reference: Readable, result: Readable) -> None:
     origins = zip(reference.levels[0].translation, result.levels[0].translation, strict=True)
     for axis, other, (a, b) in zip(reference.axes, result.axes, origins, strict=True):
         if not (is_placed(axis) and is_placed(other)):

@@ -16,7 +16,7 @@ from engine.geometry.region import Region
 from engine.measure.alike import check_alike
 from engine.measure.cover import Cover
 from engine.measure.pairs import Pairs, count_pairs
-from engine.storage.volume import Level, Volume
+from engine.storage.volume import Level, Readable
 
 BLOCK = 2**24
 """Voxels of a block: as many whole shards, else chunks, of the result as fit."""
@@ -86,12 +86,12 @@ class Confusion:
 
 
 def confuse(
-    reference: Volume,
-    result: Volume,
+    reference: Readable,
+    result: Readable,
     *,
     labels: Collection[int] = (),
     ignore: Collection[int] = (),
-    mask: Volume | None = None,
+    mask: Readable | None = None,
     inside: Collection[int] | None = None,
     n_threads: int = 2,
     progress: Progress | None = None,
@@ -150,7 +150,7 @@ def block_shape(level: Level, *, n_voxels: int) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _count_block(reference: Volume, result: Volume, region: Region, *, cover: Cover | None) -> Pairs:
+def _count_block(reference: Readable, result: Readable, region: Region, *, cover: Cover | None) -> Pairs:
     if cover is None:
         return count_pairs(reference.read(region), result.read(region))
     inside = cover.of(region)
@@ -176,8 +176,8 @@ def _in_order(count: Callable[[Region], Pairs], regions: Iterator[Region], *, n_
                 future.cancel()
 
 
-def _check_few(pairs: Pairs, *, reference: Volume, result: Volume) -> None:
-    sides: Sequence[tuple[Volume, int]] = ((reference, 0), (result, 1))
+def _check_few(pairs: Pairs, *, reference: Readable, result: Readable) -> None:
+    sides: Sequence[tuple[Readable, int]] = ((reference, 0), (result, 1))
     if len(pairs) <= MOST_LABELS:
         return
     for volume, side in sides:

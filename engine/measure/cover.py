@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from engine.errors import UsageError
 from engine.geometry.region import Region
 from engine.measure.alike import SPACING_TOLERANCE
-from engine.storage.volume import Volume
+from engine.storage.volume import Readable
 
 FAILED = "failed"
 """Name of the value that an output's coverage gives to cells whose block failed."""
@@ -24,7 +24,7 @@ class Cover:
     volume   |.....|#####|###|        the last cell may reach beyond the end
     """
 
-    mask: Volume
+    mask: Readable
     places: tuple[int, ...]
     """Where each axis of the mask stands in the volume; along the others the mask is the same everywhere."""
     cell: tuple[int, ...]
@@ -33,7 +33,7 @@ class Cover:
     """Values whose cells count; None counts all but 0."""
 
     @classmethod
-    def over(cls, volume: Volume, mask: Volume, *, inside: Collection[int] | None = None) -> Self:
+    def over(cls, volume: Readable, mask: Readable, *, inside: Collection[int] | None = None) -> Self:
         """Lay a mask over a volume.
 
         Args:
@@ -72,7 +72,7 @@ class Cover:
         return np.asarray(counts.reshape(shape), np.bool_)
 
 
-def _wanted(mask: Volume, inside: Collection[int] | None) -> frozenset[int] | None:
+def _wanted(mask: Readable, inside: Collection[int] | None) -> frozenset[int] | None:
     meanings = mask.attributes.get("meanings")
     if inside is not None:
         return frozenset(inside)
@@ -81,7 +81,7 @@ def _wanted(mask: Volume, inside: Collection[int] | None) -> frozenset[int] | No
     return frozenset(int(value) for value, name in meanings.items() if int(value) and name != FAILED)
 
 
-def _cell(volume: Volume, mask: Volume, *, place: int, axis: int) -> int:
+def _cell(volume: Readable, mask: Readable, *, place: int, axis: int) -> int:
     """Return the voxels of one cell along an axis: as the spacings say, else the only number that fits the shapes."""
     n, m = volume.shape[place], mask.shape[axis]
     ratio, whole = mask.axes[axis].spacing / volume.axes[place].spacing, 0

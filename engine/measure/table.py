@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from rich import box
 from rich.table import Table
 
 from engine.errors import UsageError
@@ -81,7 +82,7 @@ def scores_to_json(scores: Scores) -> dict[str, Any]:
 
 
 def score_table(scores: Scores) -> Table:
-    """Return the table for a terminal; a dash stands for what is not defined, and the reasons are below."""
+    """Return the table for a terminal of 80 columns: a dash where a score is not defined, and the reasons below."""
     voxels = scores.confusion.n_voxels
     reasons = [f"{row.name}: {note}" for row in scores.table if (note := _notes(row))]
     table = Table(
@@ -89,11 +90,13 @@ def score_table(scores: Scores) -> Table:
         caption="\n".join(reasons) or None,
         title_justify="left",
         caption_justify="left",
+        box=box.SIMPLE_HEAD,
     )
-    for column in ("label", "reference", "result", *MEASURES):
-        table.add_column(column, justify="left" if column == "label" else "right")
+    table.add_column("label", overflow="ellipsis")
+    for measure in MEASURES:
+        table.add_column(measure, justify="right", no_wrap=True, min_width=len(measure))
     for row in scores.table:
-        table.add_row(row.name, *_sizes(row), *(_shown(row.value(name)) for name in MEASURES))
+        table.add_row(row.name, *(_shown(row.value(name)) for name in MEASURES))
         if scores.rows and row is scores.rows[-1]:
             table.add_section()
     return table
@@ -139,13 +142,6 @@ def _notes(row: Score) -> str:
     for measure, reason in row.notes.items():
         by_reason.setdefault(reason, []).append(measure)
     return "; ".join(f"{', '.join(measures)}: {reason}" for reason, measures in by_reason.items())
-
-
-def _sizes(row: Score) -> tuple[str, str]:
-    if row.counts is None or row.label is None:
-        return "", ""
-    n = row.counts
-    return f"{n.true_positive + n.false_negative:,}", f"{n.true_positive + n.false_positive:,}"
 
 
 def _shown(value: float | None) -> str:

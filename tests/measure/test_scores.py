@@ -142,13 +142,14 @@ def test_a_row_is_read_back_from_each_file(tmp_path):
 
 
 def test_the_table_shows_a_dash_and_the_reason():
-    console = Console(width=200)
+    console = Console(width=80)
     with console.capture() as said:
         console.print(score_table(score(ABSENT)))
-    text = said.get()
-    assert "60.000 % of 10 voxels agree" in text
-    assert "3: dice, jaccard: in neither volume" in text
-    assert [cell.strip() for cell in next(line for line in text.splitlines() if line.startswith("│ 3")).split("│")[1:-1]] == ["3", "0", "0", "-", "-", "-", "1.0000", "-", "1.0000"]  # fmt: skip
+    lines = said.get().splitlines()
+    assert "60.000 % of 10 voxels agree" in lines[0]
+    assert ["label", *MEASURES] in [line.split() for line in lines]  # no name is cut
+    assert ["3", "-", "-", "-", "1.0000", "-", "1.0000"] in [line.split() for line in lines]
+    assert any("3: dice, jaccard: in neither volume" in line for line in lines)
 
 
 @pytest.mark.parametrize("n_labels", [1, 4, 60])
