@@ -11,11 +11,16 @@ from torch import nn
 
 from engine.check import check
 from engine.errors import EngineError, ModelError
+from engine.geometry.axes import Axis, Role
+from engine.geometry.region import Region
 from engine.models.learn import learn
 from engine.models.load import absolute_spec, load_model
 from engine.models.resolution import declared_mpp
 from engine.models.specification import parse_spec
 from engine.models.wsinfer import Resize, wsinfer
+from engine.run import run
+from engine.storage.create import create_volume
+from engine.storage.volume import open_volume
 from tests.patch_models import Residual, colours, mixed, save_scripted
 
 MEAN, STD = [0.72, 0.62, 0.74], [0.2, 0.25, 0.18]
@@ -27,7 +32,13 @@ TRANSFORM = [
 
 
 def network(n_classes: int = 3) -> nn.Module:
-    return mixed(nn.Sequential(Residual(), nn.ELU(), nn.Linear(7, n_classes)))
+    found = mixed(nn.Sequential(Residual(), nn.Linear(7, n_classes)))
+    alike = torch.from_numpy(colours((3, 96, 96))).float().unfold(1, 24, 24).unfold(2, 24, 24)
+    patches = (alike.permute(1, 2, 0, 3, 4).flatten(0, 1) / 255 - 0.7) / 0.2
+    with torch.no_grad():
+        found[1].weight *= 20  # patches that resemble each other get classes that do not
+        found[1].bias -= found(patches).mean(dim=0)
+    return found
 
 
 def folder(path: Path, *, n_classes: int = 3, **changes: object) -> Path:
@@ -73,8 +84,8 @@ def test_a_folder_classifies_as_wsinfer_does(tmp_path, n_classes):
         ours = model(torch.from_numpy(array)[None].float())[0].numpy()
     wanted = oracle(array, n_classes=n_classes)
     assert ours.shape == wanted.shape == (n_classes, 3, 4)
-    np.testing.assert_allclose(ours, wanted, atol=2e-3)  # a level here and there is rounded the other way
-    assert wanted.std(axis=(1, 2)).max() > 0.005
+    np.testing.assert_allclose(ours, wanted, atol=5e-4)  # a level here and there is rounded the other way
+    assert wanted.std(axis=(1, 2)).max() > 0.05
     assert model.class_names == tuple(f"class {n}" for n in range(n_classes))
     assert declared_mpp(model) == (0.25, 0.05)
 
@@ -108,10 +119,26 @@ def test_check_shows_that_tiles_equal_the_whole(tmp_path):
     assert output.std > 0.001
 
 
+def test_a_run_by_specification_writes_the_grid_of_classes(tmp_path):
+    array = colours((3, 110, 145))
+    axes = (Axis("c", Role.CHANNEL), *(Axis(n, Role.SPACE, 0.25, "micrometer") for n in "yx"))
+    source = create_volume(
+        str(tmp_path / "slide.zarr"), axes=axes, dtype="uint8", shape=array.shape, chunk_shape=(3, 64, 64)
+    )
+    source.write(Region.whole(array.shape), array)
+    report = run(source.url, str(folder(tmp_path / "zoo")), str(tmp_path / "out.zarr"))
+    assert report.is_complete
+    out = open_volume(str(tmp_path / "out.zarr/output"))
+    wanted = oracle(array)
+    np.testing.assert_allclose(out.read(Region.whole(out.shape)), wanted, atol=5e-4)
+    assert out.levels[0].spacing[1:] == (35 * 0.25, 35 * 0.25)
+    assert wanted.std() > 0.05
+
+
 def test_the_fingerprint_covers_both_files(tmp_path):
     first = load_model(str(folder(tmp_path / "a"))).fingerprint
     assert load_model(str(folder(tmp_path / "b"))).fingerprint == first
-    assert load_model(str(folder(tmp_path / "c", spacing_um_px=0.5))).fingerprint != first
+    assert load_model(str(folder(tmp_path / "c", name="another"))).fingerprint != first
     save_scripted(mixed(network(), seed=1), tmp_path / "b/torchscript_model.pt")
     assert load_model(str(tmp_path / "b")).fingerprint != first
 
