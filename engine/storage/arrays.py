@@ -81,6 +81,12 @@ def _open_with(pipeline: str, url: str, *, mode: Literal["r", "r+"] = "r") -> za
     return array
 
 
+def open_store(store: Any) -> zarr.Array[Any]:  # noqa: ANN401 -- whatever zarr takes for a store
+    """Open the array of a store that is no place, such as the pages of a TIFF, for reading."""
+    with _opening, zarr.config.set({"codec_pipeline.path": _WRITE_PIPELINES[0]}):
+        return zarr.open_array(store=store, mode="r")
+
+
 def open_node(url: str) -> zarr.Array[Any] | zarr.Group:
     """Open the array or group at ``url`` for reading.
 

@@ -18,7 +18,8 @@ from engine.geometry.axes import Axis, Role, check_axes
 from engine.geometry.edges import Edge
 from engine.storage import arrays, ngff, record
 from engine.storage.pyramid import level_shape
-from engine.storage.volume import Volume, open_group
+from engine.storage.readable import Readable
+from engine.storage.stored import Volume, open_group
 
 
 class Flavour(StrEnum):
@@ -106,7 +107,7 @@ def create_volume(
     return open_group(url)
 
 
-def read_coordinates(volume: Volume) -> dict[str, Coordinate]:
+def read_coordinates(volume: Readable) -> dict[str, Coordinate]:
     """Return the labelled arrays beside a CF volume, read whole; none of a volume that has none.
 
     Raises:

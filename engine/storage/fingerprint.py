@@ -1,29 +1,53 @@
-"""Whether a volume is the one that it was: one hash of its metadata, its objects' sizes and a sample of their bytes."""
+"""Whether a source is the one that it was: one hash of its metadata, its objects' sizes and a sample of their bytes."""
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 from engine.errors import VolumeError
 from engine.storage import arrays
-from engine.storage.volume import Volume
+from engine.storage.readable import Readable
+from engine.storage.scaled import Scaled
+from engine.storage.source import sample
+from engine.storage.source_url import parse_source
+from engine.storage.stored import Volume
 
 _N_SAMPLED = 64
 _N_BYTES = 64 * 1024
 _METADATA = {"zarr.json", ".zarray", ".zattrs", ".zgroup"}
 
 
-def fingerprint(volume: Volume) -> str:
-    """Return a SHA-256 over the volume as it is stored now, in hexadecimal.
+def fingerprint(volume: Readable) -> str:
+    """Return a SHA-256 over the volume as it is stored now, and how it is read, in hexadecimal.
 
-    It covers the metadata of every level's array, the name and size of every stored object, and the
-    first and last 64 KiB of up to 64 objects of level 0, evenly spaced. It does not see a change that
-    keeps an object's size, in an object (or the middle of one) that is not sampled. Times, owners and
-    the volume's place are left out, so a copy has the same fingerprint.
+    Of a file it covers the size, the first and last MiB, OpenSlide's own hash of the slide, and the names and
+    sizes of the files that belong to it. Of Zarr it covers the metadata of every level's array, the name and
+    size of every stored object, and the first and last 64 KiB of up to 64 objects of level 0, evenly spaced.
+    It does not see a change that keeps a size, where nothing is sampled. Times, owners and the volume's place
+    are left out, so a copy has the same fingerprint.
 
     Raises:
-        VolumeError: If the store does not list its objects.
+        VolumeError: If the store does not list its objects, or the file cannot be read.
     """
+    source = parse_source(volume.url)
+    base = volume.base if isinstance(volume, Scaled) else volume
+    found = _of_stored(base) if isinstance(base, Volume) else _of_file(base, Path(arrays.local_path(source.place)))
+    return hashlib.sha256(f"{found}#{source.options}".encode()).hexdigest() if source.options else found
+
+
+def _of_file(volume: Readable, path: Path) -> str:
+    own = volume.attributes.get("slide", {}).get("quickhash-1", "")
+    try:
+        return hashlib.sha256(sample(path) + str(own).encode()).hexdigest()
+    except OSError as error:
+        raise VolumeError(
+            f"'{path}' must be read for its fingerprint, and cannot be: {arrays.first_line(error)}. Check the path and "
+            "its permissions."
+        ) from error
+
+
+def _of_stored(volume: Volume) -> str:
     digest = hashlib.sha256()
     for number in range(len(volume.levels)):
         root = volume.level_url(number)

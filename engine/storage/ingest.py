@@ -15,8 +15,9 @@ from engine.geometry.region import Region
 from engine.storage import arrays, climate, record, scan, slide
 from engine.storage.create import create_volume, remove, remove_partial
 from engine.storage.pyramid import finer_region, reduce_mean
+from engine.storage.slide_file import open_slide
 from engine.storage.source import Source, identity
-from engine.storage.volume import Volume, open_group, open_volume
+from engine.storage.stored import Volume, open_group, open_stored
 
 Progress = Callable[[int, int, int], None]
 """Told after each shard: shards done, shards in all, bytes of voxels that the last one held."""
@@ -78,7 +79,7 @@ def ingest(
         _finish(volume)
     finally:
         source.close()
-    return open_volume(target_url)
+    return open_stored(target_url)
 
 
 def open_source(
@@ -102,7 +103,7 @@ def open_source(
     if name.endswith(scan.SUFFIXES):
         return scan.Scan(path, spacing=spacing)
     if name.endswith(slide.SUFFIXES):
-        return slide.Slide(path, spacing=spacing)
+        return open_slide(path, spacing=spacing)
     known = " ".join((*slide.SUFFIXES, *scan.SUFFIXES, *climate.SUFFIXES))
     if path.is_dir() or not path.exists():
         what = "is a folder" if path.is_dir() else "is not there"
@@ -148,6 +149,7 @@ def _described(source: Source, url: str, *, origin: Mapping[str, Any]) -> Volume
         chunk_shape=options.get("chunk_shape", layout.chunk_shape),
         shard_shape=options.get("shard_shape", layout.shard_shape),
         n_levels=options.get("n_levels", layout.n_levels),
+        origin=layout.origin,
         edges=layout.edges,
         attributes={**source.attributes, record.KEY: {"source": dict(origin), "is_finished": False}},
         flavour=layout.flavour,

@@ -29,6 +29,26 @@ class Layout:
     flavour: Flavour
     edges: Mapping[str, Edge] = field(default_factory=dict)
     coordinates: Mapping[str, Coordinate] = field(default_factory=dict)
+    origin: tuple[float, ...] | None = None
+    """Physical place of the first voxel's centre, per axis; 0 where None."""
+
+
+_PICTURE_CHUNK, _PICTURE_SHARD, _SMALLEST_SIDE = 256, 2048, 512
+
+
+def picture_layout(shape: Sequence[int], *, origin: tuple[float, ...]) -> Layout:
+    """Return chunks of 256 x 256 in shards of 2048 x 2048, colours together, and levels down to 512 pixels.
+
+    Args:
+        shape: Voxels per axis, channels first, y and x last.
+        origin: Physical place of the first voxel's centre, per axis.
+    """
+    n_levels, side = 1, max(shape[-2:])
+    while side > _SMALLEST_SIDE:
+        n_levels, side = n_levels + 1, -(-side // 2)
+    leading = tuple(shape[:1]) if len(shape) == 3 and shape[0] <= 4 else (1,) * (len(shape) - 2)
+    chunk, shard = (*leading, *(_PICTURE_CHUNK,) * 2), (*leading, *(_PICTURE_SHARD,) * 2)
+    return Layout(chunk, shard, n_levels, Flavour.NGFF, origin=origin)
 
 
 class Source(Protocol):
@@ -74,16 +94,38 @@ class Source(Protocol):
 
 
 def identity(paths: Sequence[Path]) -> str:
-    """Return a SHA-256 over each file's name, size, and first and last MiB."""
+    """Return a SHA-256 over each file's name, size, and first and last MiB, and a listing of its companions."""
     digest = hashlib.sha256()
     for path in paths:
-        size = path.stat().st_size
-        digest.update(f"{path.name}\0{size}\0".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(_N_HASHED))
-            file.seek(max(_N_HASHED, size - _N_HASHED))
-            digest.update(file.read(_N_HASHED))
+        digest.update(f"{path.name}\0".encode())
+        digest.update(sample(path))
     return digest.hexdigest()
+
+
+def sample(path: Path) -> bytes:
+    """Return a SHA-256 of a file's size, first and last MiB, and its companions' names and sizes; not of its name."""
+    size, digest = path.stat().st_size, hashlib.sha256()
+    digest.update(f"{size}\0".encode())
+    with path.open("rb") as file:
+        digest.update(file.read(_N_HASHED))
+        file.seek(max(_N_HASHED, size - _N_HASHED))
+        digest.update(file.read(_N_HASHED))
+    for other in companions(path):
+        digest.update(f"{other.name}\0{other.stat().st_size}\0".encode())
+    return digest.digest()
+
+
+def companions(path: Path) -> list[Path]:
+    """Return the files that belong to a slide's own: the data folder of MIRAX, the other instances of a DICOM series.
+
+    A DICOM file's folder may hold other series; they are counted as well.
+    """
+    ending = path.suffix.lower()
+    if ending == ".mrxs":
+        return sorted(other for other in path.with_suffix("").glob("*") if other.is_file())
+    if ending == ".dcm":
+        return sorted(other for other in path.parent.glob("*.dcm") if other != path)
+    return []
 
 
 def check_file(path: Path, *, wanted: str) -> None:

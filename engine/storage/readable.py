@@ -1,0 +1,80 @@
+"""What can be read as a volume, whatever holds it: axes, levels, and the voxels of a region."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.geometry.axes import Axis
+from engine.geometry.edges import Edge
+from engine.geometry.grid import Grid
+from engine.geometry.region import Region
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One array of a volume; level 0 is the finest."""
+
+    path: str
+    """Array path inside the group; empty where the volume is a bare array. In a file, the level's number."""
+    shape: tuple[int, ...]
+    """Voxels per axis."""
+    chunk_shape: tuple[int, ...]
+    """Voxels per axis of the unit of compression."""
+    shard_shape: tuple[int, ...] | None
+    """Voxels per axis of Zarr's stored object, whole chunks; None where each chunk is an object."""
+    spacing: tuple[float, ...]
+    """Physical step per axis, in the axis's unit."""
+    translation: tuple[float, ...]
+    """Physical place of the first voxel's centre per axis."""
+
+    @property
+    def object_shape(self) -> tuple[int, ...]:
+        """Voxels per axis of one stored object: what one writer must write whole."""
+        return self.shard_shape or self.chunk_shape
+
+    @property
+    def grid(self) -> Grid:
+        """The stored objects, numbered."""
+        return Grid(self.shape, self.object_shape)
+
+
+class Readable(Protocol):
+    """A volume open for reading by any number of threads; it may be pickled."""
+
+    @property
+    def url(self) -> str:
+        """All that it takes to open it again; see :mod:`engine.storage.source_url`."""
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """Finest first; at least one."""
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """In storage order, with the spacing of level 0."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels per axis of level 0."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of every level, in native byte order."""
+
+    @property
+    def edges(self) -> Mapping[str, Edge]:
+        """What the volume itself knows of its borders, per space axis."""
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """What its metadata says beyond axes and levels."""
+
+    def read(self, region: Region, *, level: int = 0) -> NDArray[Any]:
+        """Return a copy of the voxels of ``region``, C-contiguous, in storage order.
+
+        Raises:
+            VolumeError: If the region leaves the level, or what holds it is damaged there.
+        """
