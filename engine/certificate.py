@@ -20,7 +20,7 @@ from engine.runtime.masking import Mask
 from engine.runtime.stitch import read_region
 from engine.storage.ledger import State
 from engine.storage.output import Output
-from engine.storage.volume import Volume
+from engine.storage.volume import Readable
 
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 5e-2}
 """Largest difference that a certificate allows, as a share of the output's largest magnitude."""
@@ -78,7 +78,7 @@ class Certificate:
 def certify(
     plan: Plan,
     model: Model,
-    source: Volume,
+    source: Readable,
     output: Output,
     *,
     n_tiles: int,
@@ -169,7 +169,13 @@ def _is_done(plan: Plan, output: Output, tiles: tuple[AxisTile, ...], item: tupl
 
 
 def _compare(
-    plan: Plan, forward: Forward, source: Volume, output: Output, *, tiles: tuple[AxisTile, ...], item: tuple[int, ...]
+    plan: Plan,
+    forward: Forward,
+    source: Readable,
+    output: Output,
+    *,
+    tiles: tuple[AxisTile, ...],
+    item: tuple[int, ...],
 ) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:
     """Yield, per output, the recomputed voxels of one tile and the stored ones."""
     start = tuple(tile.start for tile in tiles)

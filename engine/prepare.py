@@ -23,7 +23,7 @@ from engine.planner import Wishes, make_plan
 from engine.runtime.masking import Mask
 from engine.sight import at_resolution, sight
 from engine.storage.fingerprint import fingerprint
-from engine.storage.volume import Volume, open_volume
+from engine.storage.volume import Readable, open_volume
 
 MEMORY_SHARE = 0.6
 """Part of the memory that is free now that a run may take where no limit is given."""
@@ -76,7 +76,7 @@ class Prepared:
 
     plan: Plan
     model: Model
-    source: Volume
+    source: Readable
     device: torch.device
     n_threads: int
     mask: Mask | None = None
@@ -168,7 +168,7 @@ def learn_model(
     return Learnt(loaded, geometry, facts, cost, device, n_workers, n_threads)
 
 
-def source_facts(volume: Volume, url: str) -> SourceFacts:
+def source_facts(volume: Readable, url: str) -> SourceFacts:
     """Return a source as a plan holds it."""
     return SourceFacts(
         url=url,
@@ -208,7 +208,7 @@ def _smallest(geometry: ModelGeometry) -> tuple[int, ...]:
     return tuple(program.legal_size(max(8, program.step)) or 0 for program in geometry.programs)
 
 
-def _is_cf(volume: Volume) -> bool:
+def _is_cf(volume: Readable) -> bool:
     return "Conventions" in volume.attributes
 
 

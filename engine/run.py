@@ -26,7 +26,7 @@ from engine.storage.cells import CellGrid, store_cells
 from engine.storage.create import Coordinate, read_coordinates
 from engine.storage.ledger import State
 from engine.storage.output import COVERAGE, Described, Output, create_output, open_output
-from engine.storage.volume import Volume
+from engine.storage.volume import Readable
 
 RunnerMaker = Callable[[BlockWorkerFactory, Plan], Runner]
 """Makes the runner of a plan; ``serial`` here, Ray's in ``runtime/actors.py``."""
@@ -148,7 +148,7 @@ def _grid(plan: Plan, cells: NDArray[Any]) -> CellGrid:
     return CellGrid(axes, plan.mask.cell, tuple(origin[i] for i in space), cells.astype(np.uint8))
 
 
-def _described(plan: Plan, facts: OutputFacts, source: Volume) -> Described:
+def _described(plan: Plan, facts: OutputFacts, source: Readable) -> Described:
     halved = plan.factors[0] if plan.factors else (1,) * len(plan.tilings)
     names = [tiling.name for tiling in plan.tilings]
     known = read_coordinates(source) if plan.source.flavour == "cf" else {}

@@ -18,7 +18,7 @@ from engine.models.mil import aggregate
 from engine.models.mil_weights import load_aggregator
 from engine.storage.create import create_volume
 from engine.storage.features import FeatureBag, bag_of, cells_of, on_cells, read_features
-from engine.storage.volume import Volume, open_volume
+from engine.storage.volume import Readable, open_volume
 
 FEATURE_FILES = (".h5", ".hdf5")
 
@@ -145,7 +145,7 @@ def _read_mask(url: str) -> NDArray[np.bool_]:
     return found
 
 
-def _from_file(path: str, slide: Volume | None) -> _Placed:
+def _from_file(path: str, slide: Readable | None) -> _Placed:
     """Return the bag of a feature file; its pixels are those of the slide, where one is given."""
     bag = read_features(path)
     cells = cells_of(bag)
@@ -190,7 +190,7 @@ def draw(
     axes: tuple[Axis, Axis],
     origin: tuple[float, float],
     *,
-    slide: Volume | None,
+    slide: Readable | None,
 ) -> None:
     """Draw ranked attention as colour, over the slide where one is given, with a scale bar; needs no display.
 
@@ -230,7 +230,7 @@ def _box(
     return x - dx / 2, x + (n_columns - 0.5) * dx, y + (n_rows - 0.5) * dy, y - dy / 2
 
 
-def _draw_slide(plot: Any, slide: Volume) -> None:  # noqa: ANN401 -- matplotlib's axes
+def _draw_slide(plot: Any, slide: Readable) -> None:  # noqa: ANN401 -- matplotlib's axes
     space = positions(slide.axes, Role.SPACE)
     fits = (n for n, level in enumerate(slide.levels) if max(level.shape[i] for i in space) <= THUMBNAIL_SIDE)
     number = next(fits, len(slide.levels) - 1)

@@ -12,14 +12,14 @@ from engine.geometry.axes import Axis, Role
 from engine.geometry.region import Region
 from engine.objects.recipe import Method, Recipe
 from engine.storage import arrays, record
-from engine.storage.volume import Volume, open_volume
+from engine.storage.volume import Readable, open_volume
 
 
 @dataclass(frozen=True)
 class Layer:
     """One channel of a volume, with its space axes only."""
 
-    volume: Volume
+    volume: Readable
     before: tuple[int, ...]
     """The index along each axis that is not space; 0 along those that are."""
     space: tuple[int, ...]

@@ -12,7 +12,7 @@ from engine.geometry.edges import Piece, pieces
 from engine.geometry.region import Region
 from engine.geometry.tile_job import TileJob, tile_jobs
 from engine.plan import Plan
-from engine.storage.volume import Volume
+from engine.storage.volume import Readable
 
 
 def block_jobs(
@@ -51,12 +51,12 @@ def block_shapes(plan: Plan, index: tuple[int, ...]) -> dict[str, tuple[tuple[in
     return found
 
 
-def read_block(plan: Plan, volume: Volume, index: tuple[int, ...]) -> np.ndarray:
+def read_block(plan: Plan, volume: Readable, index: tuple[int, ...]) -> np.ndarray:
     """Return a block's input; see :func:`read_region`."""
     return read_region(plan, volume, plan.items(index), plan.read_region(index))
 
 
-def read_region(plan: Plan, volume: Volume, items: Region, read: Region) -> np.ndarray:
+def read_region(plan: Plan, volume: Readable, items: Region, read: Region) -> np.ndarray:
     """Return source voxels as (item, channel, *space) in the source's dtype, edges filled in.
 
     Args:
@@ -84,7 +84,7 @@ def read_region(plan: Plan, volume: Volume, items: Region, read: Region) -> np.n
     return block
 
 
-def _fill(plan: Plan, volume: Volume, items: Region, piece: Piece, block: np.ndarray) -> None:
+def _fill(plan: Plan, volume: Readable, items: Region, piece: Piece, block: np.ndarray) -> None:
     target = block[(slice(None), slice(None), *piece.target.slices)]
     if piece.source is None:
         target[...] = next(tiling.edge.value for tiling in plan.tilings if tiling.edge.kind == "constant")
@@ -97,7 +97,7 @@ def _fill(plan: Plan, volume: Volume, items: Region, piece: Piece, block: np.nda
             target[:, channel] *= -1
 
 
-def _read_source(plan: Plan, volume: Volume, items: Region, space: Region) -> np.ndarray:
+def _read_source(plan: Plan, volume: Readable, items: Region, space: Region) -> np.ndarray:
     """Return source voxels as (item, channel, *space)."""
     axes = plan.source.axes
     batch, channel = positions(axes, Role.BATCH), positions(axes, Role.CHANNEL)

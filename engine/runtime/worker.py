@@ -26,7 +26,7 @@ from engine.runtime.coarsen import coarse_block
 from engine.runtime.events import Failure, Receipt
 from engine.runtime.masking import Cells, Mask, blank
 from engine.runtime.stitch import block_jobs, block_shapes, read_block
-from engine.storage.volume import Volume
+from engine.storage.volume import Readable, Volume
 
 KEPT_SHARE = 0.95
 """Part of the projected memory up to which freed memory is kept for the next block."""
@@ -65,7 +65,7 @@ class BlockWorker:
         self,
         plan: Plan,
         forward: Forward,
-        source: Volume,
+        source: Readable,
         outputs: dict[str, Volume],
         *,
         mask: Mask | None = None,

@@ -20,7 +20,7 @@ from engine.errors import VolumeError
 from engine.geometry.axes import Role, positions
 from engine.geometry.region import Region
 from engine.storage import arrays
-from engine.storage.volume import Volume
+from engine.storage.volume import Readable
 
 LARGEST_GRID = 2**26
 """Cells of a grid that coordinates may span: 8,000 by 8,000."""
@@ -138,7 +138,7 @@ def _plain(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def bag_of(
-    volume: Volume,
+    volume: Readable,
     *,
     mask: NDArray[np.bool_] | None = None,
     stride: int = 1,

@@ -13,7 +13,7 @@ from engine.storage import arrays, ngff
 from engine.storage.cells import CellGrid, store_cells
 from engine.storage.create import Coordinate, Flavour, create_volume, remove
 from engine.storage.ledger import Ledger
-from engine.storage.volume import Volume, open_volume
+from engine.storage.stored import Volume, open_stored
 
 KEY = "haloengine"
 """The group attribute that holds the provenance."""
@@ -199,5 +199,5 @@ def open_output(url: str) -> Output:
     except (KeyError, TypeError) as error:
         message = f"the plan in the attributes of '{url}' is damaged: it names no outputs. Start a new run."
         raise LedgerError(message) from error
-    volumes = {name: open_volume(f"{url}/{paths.get(name, name)}") for name in names}
+    volumes = {name: open_stored(f"{url}/{paths.get(name, name)}") for name in names}
     return Output(url, provenance, volumes, Ledger.open(url))
