@@ -36,8 +36,8 @@ def rasterised(path: str, *, shape: tuple[int, ...], cell: tuple[float, ...]) ->
     for number, polygon in enumerate(polygons):
         if not is_valid_geom(polygon):
             raise TissueError(
-                f"polygon {number} of '{path}' is not as GeoJSON has it: rings of at least 4 points that end where they "
-                "begin are wanted. Export it again."
+                f"polygon {number} of '{path}' is not as GeoJSON has it: rings of at least 4 points are wanted, which "
+                "end where they begin. Export it again."
             )
     to_cells = Affine.scale(cell[1], cell[0])
     filled = rasterize(polygons, out_shape=shape, transform=to_cells, all_touched=True, dtype=np.uint8)
