@@ -18,12 +18,10 @@ line of JSON is printed; FOLDER then holds TIAToolbox's Zarr and ``probability.n
 
 import argparse
 import json
-import resource
 import sys
-import threading
 import time
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import cv2
 import numpy as np
@@ -34,6 +32,9 @@ import zarr
 from tiatoolbox.models.engine.io_config import IOSegmentorConfig
 from tiatoolbox.models.engine.semantic_segmentor import SemanticSegmentor
 from tiatoolbox.models.models_abc import ModelABC
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.tree import Peak
 
 
 class Scripted(ModelABC):
@@ -60,33 +61,6 @@ class Scripted(ModelABC):
     def postproc(image: Any) -> Any:
         """Return labels (y, x) for probabilities (y, x, c), as TIAToolbox's own networks do."""
         return (image[..., 0] > 0.5) * np.uint8(1) if image.shape[-1] == 1 else image.argmax(-1)
-
-
-class Peak:
-    """The most memory that this process and its children have held, in bytes of RSS."""
-
-    def __enter__(self) -> Self:
-        self.n_bytes, self._ends = 0, threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ends.set()
-        self._thread.join()
-        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # exact, where there are no children
-        self.n_bytes = max(self.n_bytes, own)
-
-    def _watch(self) -> None:
-        me = psutil.Process()
-        while not self._ends.wait(0.05):
-            total = 0
-            for process in (me, *me.children(recursive=True)):
-                try:
-                    total += process.memory_info().rss
-                except psutil.Error:
-                    continue
-            self.n_bytes = max(self.n_bytes, total)
 
 
 def segment(wanted: argparse.Namespace) -> Path:

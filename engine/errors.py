@@ -43,7 +43,11 @@ class IngestError(VolumeError):
 
 
 class MissingError(IngestError):
-    """A source file is not there, or there is nothing in it."""
+    """A source file is not there."""
+
+
+class EmptyError(IngestError):
+    """A source file has nothing in it."""
 
 
 class ResolutionError(IngestError):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
@@ -209,7 +210,7 @@ def print_rows(rows: Iterable[Row], *, title: str, console: Console | None = Non
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for what, how in rows:
-        table.add_row(what, how)
+        table.add_row(escape(what), escape(how))
     (console or Console()).print(table)
 
 

@@ -1,22 +1,22 @@
 """Many slides through one pool of workers: the front door of collections."""
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from engine.collection.job import CollectionJob, ObjectsWish, ScoreWish, differing
+from engine.collection.claim import claimed, identity_of, keep_claim, shapes_of, tissue_of, tuples
+from engine.collection.job import CollectionJob, ObjectsWish, ScoreWish
 from engine.collection.manifest import Entry, entries_of
 from engine.collection.queue import CollectionQueue
 from engine.collection.record import SlideRecord, read_records, write_record, write_tables
 from engine.collection.worker import CollectionWorkerFactory
-from engine.errors import CollectionError, RunError
+from engine.errors import RunError
 from engine.geometry.axes import Axis, Role
-from engine.models.load import load_model
+from engine.models.load import Model, load_model
 from engine.models.resolution import declared_mpp
-from engine.plan import Plan, SourceFacts
+from engine.plan import SourceFacts
 from engine.planner import make_plan
 from engine.prepare import Options, check_options, learn_model, timed, wishes_of
 from engine.runtime.events import Listener, Runner
@@ -119,10 +119,10 @@ def batch(
         RunError: If no worker is left, or the disk is full. What is done is kept.
     """
     entries = entries_of(paths)
-    job = _job(
-        entries, model, folder, options or Options(), objects=objects, score=score, n_certified=n_certified, tell=tell
-    )
-    _claim(job)
+    asked = options or Options()
+    check_options(asked)
+    loaded = load_model(model, weights=asked.weights)
+    claim = claimed(folder, identity_of(loaded, asked, objects=objects, score=score))
     records = {entry.id: SlideRecord(entry.id, entry.path, others=entry.others) for entry in entries}
     records |= read_records(folder, entries)
     wanted = "failed" if only_failed else "pending"
@@ -134,6 +134,11 @@ def batch(
         write_record(folder, record)
 
     if chosen:
+        shapes = claim.get("shapes")
+        job = _job(entries, loaded, folder, asked if shapes is None else replace(asked, **tuples(shapes)), tell=tell)
+        job = replace(job, objects=objects, score=score, n_certified=n_certified)
+        if shapes is None:
+            keep_claim(folder, {**claim, "shapes": shapes_of(job)})
         queued = [(n, replace(record, status="pending", code="", reason="")) for n, record in chosen]
         try:
             with watch(len(queued)) as watcher, runner(CollectionWorkerFactory(job)) as pool:
@@ -169,32 +174,21 @@ def _drive(
 
 
 def _job(
-    entries: tuple[Entry, ...],
-    model: str,
-    folder: str,
-    options: Options,
-    *,
-    objects: ObjectsWish | None,
-    score: ScoreWish | None,
-    n_certified: int,
-    tell: Callable[[str], None],
+    entries: tuple[Entry, ...], loaded: Model, folder: str, options: Options, *, tell: Callable[[str], None]
 ) -> CollectionJob:
     """Learn the model once, and choose one tile and block for all slides."""
-    check_options(options)
-    loaded = load_model(model, weights=options.weights)
     mpp = options.mpp or (declared_mpp(loaded.module) or (0.5,))[0]
     nominal = SourceFacts("a slide", slide_axes(mpp), (3, LONG_SIDE, LONG_SIDE), "uint8", "none")
     learnt = learn_model(loaded, nominal, options, tell=tell)
     tell("weighing tile and block shapes")
-    wishes = wishes_of(options, {}, learnt)
-    plan: Plan = timed(
-        make_plan(nominal, learnt.facts, learnt.geometry, learnt.cost, wishes), loaded, wishes, device=learnt.device
-    )
+    wishes = replace(wishes_of(options, {}, learnt), is_tile_exact=False)
+    plan = make_plan(nominal, learnt.facts, learnt.geometry, learnt.cost, wishes)
+    if options.batch is None:
+        plan = timed(plan, loaded, wishes, device=learnt.device)
+    block = tuple(tiling.block for tiling in plan.tilings)
     return CollectionJob(
         folder=str(Path(folder).absolute()),
-        entries=tuple(
-            replace(e, path=str(Path(e.path).absolute()) if "://" not in e.path else e.path) for e in entries
-        ),
+        entries=tuple(replace(e, path=e.path if "://" in e.path else str(Path(e.path).absolute())) for e in entries),
         model=loaded.spec,
         axes=options.axes,
         device=learnt.device.type,
@@ -202,18 +196,9 @@ def _job(
         geometry=learnt.geometry,
         facts=learnt.facts,
         cost=plan.cost,
-        wishes=replace(
-            wishes,
-            tile=plan.tile_shape,
-            is_tile_exact=False,
-            block=tuple(t.block for t in plan.tilings),
-            batch_size=plan.batch_size,
-        ),
-        tissue=None if options.tissue == "none" else options.tissue or "auto",
+        wishes=replace(wishes, tile=plan.tile_shape, block=block, batch_size=plan.batch_size),
+        tissue=tissue_of(options),
         mpp=options.mpp,
-        n_certified=n_certified,
-        objects=objects,
-        score=score,
     )
 
 
@@ -221,31 +206,6 @@ def slide_axes(mpp: float) -> tuple[Axis, ...]:
     """Return the axes of a slide."""
     space = (Axis(name, Role.SPACE, spacing=mpp, unit="micrometer") for name in "yx")
     return (Axis("c", Role.CHANNEL), *space)
-
-
-def _claim(job: CollectionJob) -> None:
-    """Make the folder this collection's, or see that it is.
-
-    Raises:
-        CollectionError: If it holds the results of another model or other options.
-    """
-    path = Path(job.folder) / "collection.json"
-    ours: dict[str, Any] = job.identity()
-    if path.exists():
-        differ = differing(ours, json.loads(path.read_text()))
-        if differ:
-            raise CollectionError(
-                f"the folder '{job.folder}' holds the results of another call: {', '.join(differ)} differ. Name "
-                "another folder, or give the same model and options."
-            )
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(ours, indent=1))
-    except OSError as error:
-        raise CollectionError(
-            f"the results need a folder that can be written, and '{job.folder}' cannot ({error}). Name another."
-        ) from error
 
 
 def check_all_done(report: CollectionReport) -> None:

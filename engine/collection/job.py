@@ -1,9 +1,6 @@
 """What a collection does to each of its slides: frozen, written beside the results, the same for all of them."""
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from engine.collection.manifest import Entry
 from engine.geometry.model_geometry import ModelGeometry
@@ -59,40 +56,13 @@ class CollectionJob:
     """The same tile, block and batch for every slide, so that the kernels are chosen once."""
     tissue: str | None
     mpp: float | None
-    n_certified: int
+    n_certified: int = 2
     objects: ObjectsWish | None = None
     score: ScoreWish | None = None
 
     def output(self, slide: int) -> str:
         """Return where the result of a slide goes."""
         return f"{self.folder}/{self.entries[slide].id}.zarr"
-
-    def identity(self) -> dict[str, Any]:
-        """Return what decides the results, as JSON values: two calls that differ in it are two collections."""
-        return {
-            "model": self.facts.fingerprint,
-            "precision": self.facts.precision,
-            "mpp": self.mpp,
-            "tissue": self.tissue,
-            "tile": _listed(self.wishes.tile),
-            "block": _listed(self.wishes.block),
-            "objects": asdict(self.objects) if self.objects else None,
-            "score": asdict(self.score) if self.score else None,
-        }
-
-
-def _listed(lengths: tuple[int, ...] | None) -> list[int] | None:
-    return list(lengths) if lengths else None
-
-
-def differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """Return the names of what two identities do not share; tiles are the planner's own choice, and do not count.
-
-    >>> differing({"model": "a", "mpp": 0.5}, {"model": "b", "mpp": 0.5})
-    ['model']
-    """
-    plain = json.loads(json.dumps(ours))
-    return [key for key in plain if key not in ("tile", "block") and plain[key] != theirs.get(key)]
 
 
 def step_of(task: int) -> tuple[int, int]:

@@ -8,9 +8,10 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from engine.collection.job import FIRST_BLOCK, step_of
 from engine.collection.queue import CollectionQueue, OpenSlide
 from engine.collection.record import SlideRecord
-from engine.runtime.events import Event, Listener, RunStarted, TaskDone
+from engine.runtime.events import Event, Listener, RunStarted, TaskDone, TaskFailed
 from engine.runtime.progress import Counts, event_news
 
 LONGEST_NAME = 28
@@ -59,10 +60,20 @@ class Watch:
 
     def _take(self, event: Event) -> None:
         self._counts.take(event)
-        if (news := event_news(event)) is not None:
+        if (news := self._news(event)) is not None:
             self.say(news)
         if isinstance(event, TaskDone) and not self.console.is_terminal:
             self._now_and_then()
+
+    def _news(self, event: Event) -> str | None:
+        """Return the line that an event is worth; what ends a slide is told with the slide."""
+        if not isinstance(event, TaskFailed):
+            return event_news(event)
+        slide, step = step_of(event.receipt.task)
+        if step < FIRST_BLOCK or event.receipt.error is None:
+            return None
+        names = [one.record.id for one in self.in_work if one.number == slide]
+        return f"{names[0] if names else slide}: block {step - FIRST_BLOCK} failed: {event.receipt.error.message}"
 
     def _now_and_then(self) -> None:
         if time.monotonic() - self._last < self._between:

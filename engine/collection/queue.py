@@ -133,6 +133,7 @@ class CollectionQueue:
         number, step = step_of(task)
         slide = self.open[number]
         if reason is not None:
+            reason = reason.partition(": ")[2] if reason.startswith("attempt ") else reason
             self._reasons[task] = reason
         if step >= FIRST_BLOCK:
             assert slide.ledger is not None

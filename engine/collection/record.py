@@ -21,6 +21,7 @@ STATES = ("pending", "done", "failed")
 CODES = {
     "ResolutionError": "no_mpp",
     "MissingError": "missing",
+    "EmptyError": "empty",
     "IngestError": "unreadable",
     "SourceError": "unreadable",
     "VolumeError": "unreadable",
@@ -63,12 +64,12 @@ class SlideRecord:
 def code_of(reason: str) -> str:
     """Return the code of a failure, from the line that tells it.
 
-    >>> code_of("attempt 2: IngestError: no such file"), code_of("attempt 1: ActorDiedError: killed")
+    >>> code_of("IngestError: no such file"), code_of("ActorDiedError: killed")
     ('unreadable', 'crashed')
     """
     if "no answer after" in reason:
         return "no_answer"
-    words = reason.split(": ")[:3]
+    words = reason.split(": ")[:2]
     if any(word.startswith("Actor") for word in words):
         return "crashed"
     return next((CODES[word] for word in words if word in CODES), "failed")

@@ -34,9 +34,14 @@ def is_unfinished(attributes: Mapping[str, Any]) -> bool:
 
 
 def is_finished(attributes: Mapping[str, Any]) -> bool:
-    """Say whether every object of the volume was stored, none skipped: a missing one is a loss and not a zero."""
+    """Say whether all that was to be stored of the volume is."""
     own = attributes.get(KEY)
-    return isinstance(own, Mapping) and own.get("is_finished") is True and not own.get("is_sparse")
+    return isinstance(own, Mapping) and own.get("is_finished") is True
+
+
+def has_all_objects(attributes: Mapping[str, Any]) -> bool:
+    """Say whether the volume is finished and no background was skipped: a missing object is a loss and not a zero."""
+    return is_finished(attributes) and not attributes[KEY].get("is_sparse")
 
 
 def parse(attributes: Mapping[str, Any], *, where: str) -> tuple[tuple[Axis, ...], tuple[Dataset, ...]] | None:

@@ -109,7 +109,8 @@ def _summed(
     total: NDArray[Any] | None = None
     for which, weight in zip(index, weights, strict=True):
         term = voxels.take(which, axis=axis).astype(weights.dtype)
-        term *= weight
+        with np.errstate(invalid="ignore"):
+            term *= weight
         if voxels.dtype.kind == "f":
             term[np.broadcast_to(weight == 0, term.shape)] = 0  # infinity times 0 would be NaN
         if total is None:

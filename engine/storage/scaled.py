@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import VolumeError
+from engine.errors import ResolutionError, VolumeError
 from engine.geometry.axes import Axis
 from engine.geometry.edges import Edge
 from engine.geometry.region import Region
@@ -152,7 +152,7 @@ def _steps(base: Readable, wanted: SourceUrl, *, plane: tuple[int, int]) -> list
     if finest is None:
         units = [base.axes[i].unit or "" for i in plane]
         if unknown := [unit for unit in units if unit not in MICROMETRES]:
-            raise VolumeError(
+            raise ResolutionError(
                 f"'{wanted.place}' must say its micrometre per pixel along y and x, and its unit is "
                 f"'{unknown[0] or 'none'}'. Give the true step: {wanted.place}#spacing=0.5&{wanted.options}"
             )
@@ -178,7 +178,7 @@ def _picked(
     fine = [n for n, pair in enumerate(pairs) if all(a < b or _is_near(a, b, wanted) for a, b in pair)]
     if not fine:
         there = ", ".join(f"{y:g} x {x:g}" for y, x in steps)
-        raise VolumeError(
+        raise ResolutionError(
             f"{mpp[0]:g} x {mpp[1]:g} micrometre per pixel (y, x) is wanted, to {wanted.tolerance:.0%}, and the levels "
             f"of '{wanted.place}' have {there}: none is fine enough. Use a slide scanned finer, a model made for this "
             "resolution, or allow more by tolerance."

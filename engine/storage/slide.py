@@ -10,7 +10,7 @@ import openslide
 from numpy.typing import NDArray
 from PIL import Image
 
-from engine.errors import IngestError
+from engine.errors import IngestError, ResolutionError
 from engine.geometry.axes import Axis, Role
 from engine.geometry.edges import Edge
 from engine.geometry.grid import Grid
@@ -173,7 +173,7 @@ def checked_mpp(steps: Sequence[Any], *, path: Path, spacing: Sequence[float] | 
     """Return micrometre per pixel along y and x: what was given, else what the file says.
 
     Raises:
-        IngestError: If neither is two positive numbers.
+        ResolutionError: If neither is two positive numbers.
     """
     said = list(steps) if spacing is None else list(spacing)
     try:
@@ -181,7 +181,7 @@ def checked_mpp(steps: Sequence[Any], *, path: Path, spacing: Sequence[float] | 
     except ValueError:
         y = x = float("nan")
     if not all(isfinite(step) and step > 0 for step in (y, x)):
-        raise IngestError(
+        raise ResolutionError(
             f"a slide must say its micrometre per pixel along y and x, and '{path}' says {[str(one) for one in said]}. "
             "Find it in the scan's record and give --spacing 0.5 (one value for both, or y,x) to engine ingest, or run "
             f"'{path}#spacing=0.5'."

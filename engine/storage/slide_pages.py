@@ -7,10 +7,11 @@ the same size in the same file holds the very pixels. It is read instead, once t
 to give OpenSlide's pixels, bit for bit, on the fullest tile of level 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 import openslide
@@ -28,7 +29,7 @@ class SlidePages:
 
     def __init__(self, path: Path, slide: openslide.OpenSlide, levels: Sequence[SlideLevel]) -> None:
         self._path, self._slide, self._levels = path, slide, tuple(levels)
-        self._file: tifffile.TiffFile | None = None
+        self._close: Callable[[], object] = lambda: None
         self._arrays: dict[int, Any] | None = None
         self._lock = Lock()
 
@@ -47,15 +48,15 @@ class SlidePages:
 
     def close(self) -> None:
         """Let go of the file."""
-        if self._file is not None:
-            self._file.close()
+        self._close()
 
     def _opened(self) -> dict[int, Any]:
         """Return the array of each unaligned level whose page will do."""
         if not tiff_array.is_tiff(self._path):
             return {}
-        self._file = tifffile.TiffFile(self._path)
-        pages = [page for page in self._file.pages if _is_plain(page)]
+        file = tifffile.TiffFile(self._path)
+        self._close = finalize(self, file.close)
+        pages = [page for page in file.pages if _is_plain(page)]
         full = next((page for page in pages if page.shape[:2] == self._levels[0].size), None)
         if full is None or not self._is_same(full):
             return {}

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import IngestError
+from engine.errors import EmptyError, IngestError, MissingError
 from engine.geometry.axes import Axis
 from engine.geometry.edges import Edge
 from engine.geometry.region import Region
@@ -135,11 +135,11 @@ def check_file(path: Path, *, wanted: str) -> None:
         IngestError: If nothing is there, it is a folder, it is empty, or it may not be read.
     """
     if not path.exists():
-        raise IngestError(f"{wanted} is wanted, and nothing is at '{path}'. {arrays.did_you_mean(str(path))}")
+        raise MissingError(f"{wanted} is wanted, and nothing is at '{path}'. {arrays.did_you_mean(str(path))}")
     if path.is_dir():
         raise IngestError(f"{wanted} is wanted, and '{path}' is a folder. Name the file in it.")
     if path.stat().st_size == 0:
-        raise IngestError(f"{wanted} is wanted, and '{path}' has 0 bytes. Copy or download it again.")
+        raise EmptyError(f"{wanted} is wanted, and '{path}' has 0 bytes. Copy or download it again.")
     try:
         path.open("rb").close()
     except OSError as error:

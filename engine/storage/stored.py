@@ -116,7 +116,7 @@ class Volume:
 
     def _check_stored(self, region: Region, *, level: int) -> None:
         """Refuse a lost object of a finished local volume: Zarr would read it as zeros."""
-        if not (record.is_finished(self.attributes) and arrays.is_local(self.url)):
+        if not (record.has_all_objects(self.attributes) and arrays.is_local(self.url)):
             return
         grid, metadata = self.levels[level].grid, self._array(level, is_writable=False).metadata
         for number in grid.meeting(region):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 import tifffile
@@ -40,6 +41,7 @@ class Tiff:
         self._path, self._spacing = path, spacing
         try:
             self._file = tifffile.TiffFile(path)
+            self._close = finalize(self, self._file.close)
             series = self._file.series[0]
             self._page = series.keyframe
             z, y, x = tiff_mpp.steps(self._file)
@@ -101,7 +103,7 @@ class Tiff:
 
     def close(self) -> None:
         """Let go of the file."""
-        self._file.close()
+        self._close()
 
     def _level(self, number: int, series: Any) -> Level:  # noqa: ANN401 -- tifffile has no types
         sizes = {name: n for (name, _), n in zip(self._stored, series.shape, strict=True) if name}
