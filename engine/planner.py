@@ -36,6 +36,8 @@ class Wishes:
     """Whether a tile of another length is refused; else the next longer one that each axis can have is taken."""
     block: tuple[int, ...] | None = None
     """Input voxels of a block, per space axis."""
+    longest_block: int | None = None
+    """Of the blocks that the search may choose, along any axis."""
     edges: Mapping[str, Edge] | None = None
     nan: str = "refuse"
     with_pyramid: bool = True
@@ -170,6 +172,7 @@ def _choose(
             fact,
             tile=_given_tile(fact, _along(wishes.tile, i), is_exact=wishes.is_tile_exact) if wishes.tile else None,
             block=_given_block(fact, _along(wishes.block, i), geometry) if wishes.block else None,
+            longest_block=None if wishes.block else wishes.longest_block,
         )
         for i, fact in enumerate(facts)
     ]

@@ -32,6 +32,9 @@ SECONDS_PER_TIMING = 4.0
 """A tile that takes longer than this is not timed again: the probe's figure stands."""
 
 
+LONGEST_MASKED_BLOCK = 2048
+"""Voxels of a block along each axis where only part of the source is wanted: larger ones would skip little."""
+
 FEWEST_THREADS = 2
 """On one thread torch takes another kernel for 1 x 1 convolutions, and the last bits differ (2, 3 and 4 agree)."""
 
@@ -221,6 +224,7 @@ def wishes_of(options: Options, edges: Mapping[str, Edge], learnt: Learnt) -> Wi
         batch_size=options.batch,
         tile=options.tile,
         block=options.block,
+        longest_block=LONGEST_MASKED_BLOCK if options.tissue is not None else None,
         edges={**edges, **options.edges},
         nan=options.nan,
         with_pyramid=options.pyramid,

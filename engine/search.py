@@ -99,14 +99,22 @@ def unit_for(program: AxisProgram, extent: Extent, n_space: int) -> int:
     return -(-unit // granule) * granule
 
 
-def cuts(facts: AxisFacts, *, tile: int | None, block: int | None) -> list[Cut]:
-    """Return the ways to cut an axis that are worth weighing; ``tile`` and ``block`` fix one or both.
+def cuts(facts: AxisFacts, *, tile: int | None, block: int | None, longest_block: int | None = None) -> list[Cut]:
+    """Return the ways to cut an axis that are worth weighing.
+
+    Args:
+        facts: The axis.
+        tile: The only tile length to be weighed.
+        block: The only block length.
+        longest_block: No longer block is weighed, if a shorter one can be had.
 
     Raises:
         PlanError: If the given tile or block cannot be kept.
     """
     shortest = shortest_tile(facts.program, facts.extent)
     blocks = [block] if block else _block_candidates(facts)
+    if longest_block is not None:
+        blocks = [length for length in blocks if length <= longest_block] or blocks[:1]
     found: dict[tuple[int, int], Cut] = {}
     for length in blocks:
         for candidate in [tile] if tile else _tile_candidates(facts, length, shortest):

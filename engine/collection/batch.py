@@ -18,7 +18,7 @@ from engine.models.load import Model, load_model
 from engine.models.resolution import declared_mpp
 from engine.plan import SourceFacts
 from engine.planner import make_plan
-from engine.prepare import Options, check_options, learn_model, timed, wishes_of
+from engine.prepare import LONGEST_MASKED_BLOCK, Options, check_options, learn_model, timed, wishes_of
 from engine.runtime.events import Listener, Runner
 from engine.runtime.loop import Loop
 from engine.runtime.serial import SerialRunner
@@ -181,7 +181,7 @@ def _job(
     nominal = SourceFacts("a slide", slide_axes(mpp), (3, LONG_SIDE, LONG_SIDE), "uint8", "none")
     learnt = learn_model(loaded, nominal, options, tell=tell)
     tell("weighing tile and block shapes")
-    wishes = replace(wishes_of(options, {}, learnt), is_tile_exact=False)
+    wishes = replace(wishes_of(options, {}, learnt), is_tile_exact=False, longest_block=LONGEST_MASKED_BLOCK)
     plan = make_plan(nominal, learnt.facts, learnt.geometry, learnt.cost, wishes)
     if options.batch is None:
         plan = timed(plan, loaded, wishes, device=learnt.device)
