@@ -32,10 +32,10 @@ def open_slide(path: Path, *, spacing: Sequence[float] | None = None) -> Slide |
 
 
 def _is_colour(path: Path) -> bool:
-    """Say whether a TIFF is one tiled 8-bit colour picture, perhaps with coarser ones, and no OME-TIFF."""
+    """Say whether a TIFF is an 8-bit colour picture that OpenSlide opens, and no OME-TIFF."""
     try:
-        with tifffile.TiffFile(path) as file:
+        with tifffile.TiffFile(path) as file, openslide.OpenSlide(path):
             series = file.series[0]
             return series.axes == "YXS" and series.dtype == np.uint8 and not file.is_ome
-    except (*tiff_array.READ_ERRORS, AttributeError):
-        return True  # OpenSlide says what is wrong with it
+    except (*tiff_array.READ_ERRORS, AttributeError, openslide.OpenSlideError):
+        return False  # tifffile reads it, or says what is wrong with it

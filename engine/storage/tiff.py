@@ -21,7 +21,7 @@ from engine.storage.source import Layout, check_file, picture_layout
 
 _NAMES = {"T": "t", "C": "c", "S": "c", "Z": "z", "Y": "y", "X": "x"}
 _ROLES = {"t": Role.BATCH, "c": Role.CHANNEL}
-_ICC_TAG = 34675
+_ICC_TAG, _RGB = 34675, 2
 
 
 class Tiff:
@@ -39,22 +39,13 @@ class Tiff:
         """
         check_file(path, wanted="a TIFF")
         self._path, self._spacing = path, spacing
-        try:
-            self._file = tifffile.TiffFile(path)
-            self._close = finalize(self, self._file.close)
-            series = self._file.series[0]
-            self._page = series.keyframe
-            z, y, x = tiff_mpp.steps(self._file)
-        except (*tiff_array.READ_ERRORS, AttributeError) as error:
-            raise IngestError(
-                f"a TIFF is wanted, and '{path}' is unreadable or damaged ({arrays.first_line(error)}). "
-                "Copy or export it again."
-            ) from error
+        self._file, series, self._background, self._arrays = _opened(path)
+        self._close = finalize(self, self._file.close)
+        self._page = series.keyframe
         self._stored = _stored_axes(series.axes, series.shape, path=path)
-        self._background = 255 if self._page.photometric == 2 and self._page.dtype == np.uint8 else 0
+        z, y, x = tiff_mpp.steps(self._file)
         mpp = checked_mpp(["" if y is None else y, "" if x is None else x], path=path, spacing=spacing)
         steps = {"z": 1.0 if z is None else z, "y": mpp[0], "x": mpp[1]}
-        self._arrays = [tiff_array.opened(level, fill_value=self._background) for level in series.levels]
         self.url = str(path)
         self.dtype: np.dtype[Any] = series.dtype.newbyteorder("=")
         self.axes = _axes(self._stored, steps=steps, has_depth=z is not None)
@@ -122,6 +113,31 @@ class Tiff:
 
 def _reopened(path: Path, spacing: Sequence[float] | None) -> Tiff:
     return Tiff(path, spacing=spacing)
+
+
+def _opened(path: Path) -> tuple[tifffile.TiffFile, Any, int, list[Any]]:
+    """Return an open file, its first image, the value of tiles that it leaves out, and its levels as arrays."""
+    file = None
+    try:
+        file = tifffile.TiffFile(path)
+        series = file.series[0]
+        if series.dtype.kind not in "biuf":
+            raise IngestError(
+                f"voxels must be whole or real numbers, not {series.dtype} as in '{path}'. Split real and imaginary "
+                "parts into channels."
+            )
+        is_colour = series.keyframe.photometric == _RGB and series.dtype == np.uint8
+        background = 255 if is_colour else 0
+        return file, series, background, [tiff_array.opened(one, fill_value=background) for one in series.levels]
+    except (*tiff_array.READ_ERRORS, AttributeError, IngestError) as error:
+        if file is not None:
+            file.close()
+        if isinstance(error, IngestError):
+            raise
+        raise IngestError(
+            f"a TIFF is wanted, and '{path}' is unreadable or damaged ({arrays.first_line(error)}). "
+            "Copy or export it again."
+        ) from error
 
 
 def _stored_axes(letters: str, shape: Sequence[int], *, path: Path) -> tuple[tuple[str, int], ...]:

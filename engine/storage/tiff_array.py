@@ -34,7 +34,7 @@ def opened(page: Any, *, fill_value: int = 0) -> Any:  # noqa: ANN401 -- tifffil
         handle = page.keyframe.parent.filehandle
         dtype = page.dtype.newbyteorder(page.keyframe.parent.byteorder)
         return np.memmap(handle.path, dtype=dtype, mode="r", offset=place, shape=page.shape)
-    return arrays.open_store(page.aszarr(fillvalue=fill_value))
+    return arrays.open_store(page.aszarr(level=0, fillvalue=fill_value))
 
 
 def read(array: Any, where_in: tuple[slice, ...], *, where: str) -> NDArray[Any]:  # noqa: ANN401
