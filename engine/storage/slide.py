@@ -99,11 +99,12 @@ class Slide:
                 f"{region.stop} of level {level}, in '{self._path}'. Clip it, or fill the rest by an edge rule."
             )
         channels = slice(region.start[0], region.stop[0])
-        pixels = np.empty((*region.shape[1:], 3), np.uint8)
+        voxels = np.empty(region.shape, np.uint8)
         for part in self._parts(region):
             inside = part.shift([-a for a in region.start[1:]])
-            pixels[inside.slices] = self._pixels(part.shift(self._levels[level].first), level=level)
-        return np.ascontiguousarray(pixels[:, :, channels].transpose(2, 0, 1))
+            pixels = self._pixels(part.shift(self._levels[level].first), level=level)
+            voxels[(slice(None), *inside.slices)] = pixels[:, :, channels].transpose(2, 0, 1)
+        return voxels
 
     def _parts(self, region: Region) -> Iterator[Region]:
         """Cut a region (c, y, x) into boxes over (y, x) that are read one by one, about 4 million pixels at most."""
