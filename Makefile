@@ -8,8 +8,8 @@ BIN := .venv/bin
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: .venv/ready ## ingest a slide, derive the halo, plan, run on local Ray, verify, draw
-	$(BIN)/python jobs/demo.py
+demo: .venv/ready ## every nucleus of a slide: tissue, plan, run on local Ray, verify, objects, a picture
+	$(BIN)/python jobs/nuclei_slide.py
 
 test: check ## lint, types, doctests and every test that is not slow
 	$(BIN)/python -m pytest -m "not slow"

@@ -14,6 +14,7 @@ from engine.plan import Plan
 from engine.prepare import Options, Prepared, check_options, threads_of
 from engine.runtime.masking import Mask
 from engine.storage.fingerprint import fingerprint
+from engine.storage.source_url import moved
 from engine.storage.volume import open_volume
 from engine.tissue.wanted import cells_fingerprint, wanted_cells
 
@@ -49,7 +50,7 @@ def adopt(
     check_options(options)
     _check_free(options)
     if source is not None:
-        plan = replace(plan, source=replace(plan.source, url=source))
+        plan = replace(plan, source=replace(plan.source, url=moved(plan.source.url, place=source)))
     given = model if model is not None else plan.model.spec
     loaded = given if isinstance(given, Model) else load_model(given, weights=options.weights)
     if loaded.fingerprint != plan.model.fingerprint:

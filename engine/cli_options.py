@@ -24,7 +24,7 @@ Paths = Annotated[
 ]
 Spacing = Annotated[str | None, typer.Option(help="Step per space axis where the file does not say: 0.5 or 1,0.7,0.7.")]
 Variables = Annotated[str | None, typer.Option(help="Climate variables to keep, by name: T,U,V.")]
-ShardThreads = Annotated[int, typer.Option(help="Shards in work at a time.")]
+ShardThreads = Annotated[int | None, typer.Option(help="Shards in work at a time; as many as there are CPUs.")]
 
 Source = Annotated[str, typer.Argument(help="URL of a volume: a Zarr array, an OME-Zarr group, an ingested volume.")]
 ModelSpec = Annotated[

@@ -23,6 +23,7 @@ from engine.errors import UsageError
 from engine.measure import picture
 from engine.measure.measure import measure
 from engine.measure.table import save_csv, save_json, save_parquet, score_table
+from engine.memory import n_cpus
 from engine.objects.recipe import Method, Recipe
 from engine.runtime.progress import progress
 from engine.show import print_rows, print_table, shard_bar, volume_rows
@@ -34,16 +35,17 @@ def ingest_command(
     paths: Paths,
     spacing: Spacing = None,
     variables: Variables = None,
-    threads: ShardThreads = 2,
+    threads: ShardThreads = None,
 ) -> None:
     """Turn a slide, a scan or climate files into a chunked volume; call it again to go on after a kill."""
-    check_positive(threads, "--threads")
+    n_threads = n_cpus() if threads is None else threads
+    check_positive(n_threads, "--threads")
     if len(paths) < 2:
         raise UsageError(f"ingest needs a source and a target, not only '{paths[0]}'. Give SOURCE... TARGET.")
     steps = tuple(numbers(spacing, "--spacing", float)) if spacing else None
     names = tuple(variables.split(",")) if variables else None
     with shard_bar() as tell:
-        volume = ingest(paths[:-1], paths[-1], progress=tell, spacing=steps, variables=names, n_threads=threads)
+        volume = ingest(paths[:-1], paths[-1], progress=tell, spacing=steps, variables=names, n_threads=n_threads)
     print_rows(volume_rows(volume), title="Ingested")
 
 
@@ -113,11 +115,12 @@ def measure_command(
     parquet_file: Annotated[Path | None, typer.Option("--parquet", help="Save the table here.")] = None,
     picture_file: Annotated[Path | None, typer.Option("--picture", help="Draw matrix and scores here, as PNG.")] = None,
     json_file: JsonFile = None,
-    threads: ShardThreads = 2,
+    threads: ShardThreads = None,
 ) -> None:
     """Compare two volumes of labels: Dice, Jaccard, sensitivity, specificity, precision, accuracy, confusion."""
-    check_positive(threads, "--threads")
-    scores = measure(reference, result, mask_url=mask, n_threads=threads)
+    n_threads = n_cpus() if threads is None else threads
+    check_positive(n_threads, "--threads")
+    scores = measure(reference, result, mask_url=mask, n_threads=n_threads)
     print_table(score_table(scores))
     for path, save in (
         (csv_file, save_csv),

@@ -9,12 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Patch, Rectangle
-from nuclei import NOTHING, NUCLEUS
 from numpy.typing import NDArray
 
 from engine.geometry.region import Region
 from engine.plan import Plan
-from engine.storage.volume import Volume
+from engine.prepare import Prepared
+from engine.runtime.masking import Mask
+from engine.storage.readable import Readable
+from engine.tissue.wanted import at_pixels, thumbnail
 
 HALF = 128
 """Half a side of the magnified crop, in voxels."""
@@ -25,6 +27,12 @@ MARGIN = 256
 CELL = 32
 """Voxels along a side of one pixel of the map of nuclei."""
 
+NUCLEUS = 1
+"""Value of the label map."""
+
+THUMBNAIL_PIXELS = 1100
+"""Along the longer side of the slide as it is drawn."""
+
 NUCLEI_COLOURS = LinearSegmentedColormap.from_list("nuclei", ["#f6dfe8", "#7d4fa8", "#1d0b45"])
 
 
@@ -32,15 +40,15 @@ NUCLEI_COLOURS = LinearSegmentedColormap.from_list("nuclei", ["#f6dfe8", "#7d4fa
 class Findings:
     """What the label volume holds, in cells of :data:`CELL` voxels."""
 
-    tissue: NDArray[np.float32]
-    """Share of each cell, (y, x), that is tissue, nuclei included."""
+    tissue: NDArray[np.bool_]
+    """Whether each cell, (y, x), was wanted."""
     nuclei: NDArray[np.float32]
     """Share of each cell that is nucleus."""
 
     @property
     def nuclear_share(self) -> float:
         """Share of the tissue that is nucleus."""
-        return float(self.nuclei.sum() / max(self.tissue.sum(), 1e-9))
+        return float(self.nuclei.sum() / max(self.tissue.sum(), 1))
 
 
 @dataclass(frozen=True)
@@ -70,21 +78,25 @@ class Corner:
         return float(np.abs(self.without_halo - self.whole).max())
 
 
-def find(label: Volume) -> Findings:
-    """Return shares of tissue and nuclei, reading the finest level a row of shards at a time."""
+def find(label: Readable, mask: Mask | None) -> Findings:
+    """Return shares of nuclei, reading the finest level a row of cells at a time, and what was wanted."""
     height, width = label.shape
-    tissue, nuclei = [], []
-    for top in range(0, height, label.levels[0].object_shape[0]):
-        bottom = min(top + label.levels[0].object_shape[0], height)
-        rows = label.read(Region((top, 0), (bottom, width)))  # (y, x)
-        cells = rows.reshape(-1, CELL, width // CELL, CELL)
-        tissue.append((cells != NOTHING).mean((1, 3), dtype=np.float32))
-        nuclei.append((cells == NUCLEUS).mean((1, 3), dtype=np.float32))
-    return Findings(np.concatenate(tissue), np.concatenate(nuclei))
+    n_rows, n_columns = -(-height // CELL), -(-width // CELL)
+    nuclei = np.zeros((n_rows, n_columns), np.float32)
+    for row in range(0, n_rows, 16):
+        rows = label.read(Region((row * CELL, 0), (min((row + 16) * CELL, height), width)))  # (y, x)
+        missing = [(0, -n % CELL) for n in rows.shape]
+        cells = np.pad(rows, missing).reshape(-1, CELL, n_columns, CELL)
+        nuclei[row : row + len(cells)] = (cells == NUCLEUS).mean((1, 3), dtype=np.float32)
+    if mask is None or mask.plan.mask is None:
+        return Findings(np.ones_like(nuclei, bool), nuclei)
+    sizes = tuple(map(float, mask.plan.mask.cell))
+    wanted = at_pixels(mask.cells, cell_size=sizes, shape=nuclei.shape, spacing=(float(CELL), float(CELL)))
+    return Findings(wanted, nuclei)
 
 
 def magnify(
-    plan: Plan, module: torch.nn.Module, source: Volume, outputs: dict[str, Volume], findings: Findings
+    plan: Plan, module: torch.nn.Module, source: Readable, outputs: dict[str, Readable], findings: Findings
 ) -> Corner:
     """Return the corner of four blocks that has most nuclei about it, computed three ways."""
     y, x = _busiest(plan, findings)
@@ -123,45 +135,52 @@ def _busiest(plan: Plan, findings: Findings) -> tuple[int, int]:
         y, x = (n // CELL for n in corner)
         return float(findings.nuclei[y - reach : y + reach, x - reach : x + reach].mean())
 
-    inner = [range(t.block, t.extent.size, t.block) for t in plan.tilings]
+    inner = [range(t.block, t.extent.size - HALF, t.block) for t in plan.tilings]
     return max(((y, x) for y in inner[0] for x in inner[1]), key=liveliness)
 
 
-def draw(path: Path, plan: Plan, source: Volume, findings: Findings, corner: Corner) -> None:
+def draw(path: Path, prepared: Prepared, findings: Findings, corner: Corner, *, n_nuclei: int) -> None:
     """Write the picture as PNG."""
     figure = Figure(figsize=(13.5, 10.2), dpi=120, facecolor="white")
     top, bottom = figure.subfigures(2, 1, height_ratios=(1.5, 1.0), hspace=0.0)
-    _draw_slide(top, plan, source, findings, corner)
-    _draw_corner(bottom, corner, mpp=source.axes[-1].spacing)
+    _draw_slide(top, prepared, findings, corner, n_nuclei=n_nuclei)
+    _draw_corner(bottom, corner, mpp=prepared.source.axes[-1].spacing)
     figure.savefig(path)
 
 
-def _draw_slide(figure: SubFigure, plan: Plan, source: Volume, findings: Findings, corner: Corner) -> None:
+def _draw_slide(figure: SubFigure, prepared: Prepared, findings: Findings, corner: Corner, *, n_nuclei: int) -> None:
     """Draw the whole slide twice: as it came, and what was found."""
+    plan, source = prepared.plan, prepared.source
     mm = source.axes[-1].spacing / 1000
     height, width = source.shape[1:]
-    extent = (0, width * mm, height * mm, 0)
     left, right = (figure.add_axes(at) for at in ((0.04, 0.1, 0.41, 0.82), (0.5, 0.1, 0.41, 0.82)))
-    level = next((i for i, one in enumerate(source.levels) if one.shape[1] <= 1100), len(source.levels) - 1)
-    pixels = source.read(Region.whole(source.levels[level].shape), level=level)
-    left.imshow(np.moveaxis(pixels, 0, -1), extent=extent)
+    pixels, _ = thumbnail(plan.source.url, mpp=max(height, width) * mm * 1000 / THUMBNAIL_PIXELS)
+    left.imshow(np.moveaxis(pixels, 0, -1), extent=(0, width * mm, height * mm, 0))
     left.set_title(f"The slide: {width:,} x {height:,} pixels in {plan.graph.n_blocks} blocks (ticks)", fontsize=12)
 
-    shares = np.ma.masked_where(findings.tissue < 0.5, findings.nuclei)
+    rows, columns = findings.nuclei.shape
+    shares = np.ma.masked_where(~findings.tissue, findings.nuclei)
+    extent = (0, columns * CELL * mm, rows * CELL * mm, 0)
     drawn = right.imshow(shares, extent=extent, cmap=NUCLEI_COLOURS, vmin=0, vmax=0.5, interpolation="nearest")
-    right.set_title(f"Found: tissue (coloured), {findings.nuclear_share:.0%} of it nuclei", fontsize=12)
+    right.set_title(f"Found: {n_nuclei:,} nuclei, {findings.nuclear_share:.0%} of the tissue (coloured)", fontsize=12)
     bar = figure.add_axes((0.93, 0.2, 0.012, 0.62))
     figure.colorbar(drawn, cax=bar, extend="max", label=f"share of {CELL} x {CELL} voxels that is nucleus")
     for axes in (left, right):
+        axes.set_xlim(0, width * mm)
+        axes.set_ylim(height * mm, 0)
         for axis, tiling in zip((axes.yaxis, axes.xaxis), plan.tilings, strict=True):
             axis.set_ticks([n * mm for n in range(0, tiling.extent.size + 1, tiling.block)])
             axis.set_major_formatter("{x:.1f}")
         axes.set_xlabel("mm", labelpad=1)
         axes.tick_params(labelsize=8)
+    _draw_box(left, corner, mm=mm)
+
+
+def _draw_box(axes: Axes, corner: Corner, *, mm: float) -> None:
+    """Draw where the magnified corner is."""
     (y, x), side = corner.region.start, 2 * HALF
-    box = Rectangle((x * mm, y * mm), side * mm, side * mm, fill=False, edgecolor="#00a050", linewidth=2)
-    left.add_patch(box)
-    left.annotate(
+    axes.add_patch(Rectangle((x * mm, y * mm), side * mm, side * mm, fill=False, edgecolor="#00a050", linewidth=2))
+    axes.annotate(
         "magnified below",
         ((x + side / 2) * mm, (y + side) * mm),
         xytext=(0, -14),

@@ -133,7 +133,8 @@ def score_slides(folder: Path, *, n_slides: int, size: int, runner: str) -> dict
         scores[case.name] = slide_score(f"{results}/{case.name}.zarr", f"clam@{weights}", features=FEATURES)
     figures = assess(held, results, {name: s.probabilities[1] for name, s in scores.items()})
     draw(folder / "scores.png", held, results)
-    return {**figures, "seconds": time.monotonic() - began, "heat maps": f"{results}/*.zarr/score/attention.png"}  # type: ignore[dict-item]
+    console.print(f"heat maps: {results}/*.zarr/score/attention.png and {folder / 'scores.png'}")
+    return {**figures, "seconds": time.monotonic() - began}
 
 
 def make_slides(folder: Path, *, n_slides: int, size: int) -> list[Case]:

@@ -17,9 +17,12 @@ from typing import BinaryIO
 
 import numpy as np
 import openslide
-from nuclei import EOSIN, HAEMATOXYLIN
 from numpy.typing import NDArray
 from PIL import Image
+
+HAEMATOXYLIN = (0.650, 0.704, 0.286)
+EOSIN = (0.072, 0.990, 0.105)
+"""Optical density of each stain in red, green and blue, of length 1 (Ruifrok & Johnston 2001)."""
 
 Pixels = NDArray[np.uint8]
 """(y, x, 3), RGB."""

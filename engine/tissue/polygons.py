@@ -16,7 +16,9 @@ from engine.errors import TissueError
 _AREAS = ("Polygon", "MultiPolygon")
 
 
-def rasterised(path: str, *, shape: tuple[int, ...], cell: tuple[float, ...]) -> NDArray[np.bool_]:
+def rasterised(
+    path: str, *, shape: tuple[int, ...], cell: tuple[float, ...], offset: tuple[float, ...]
+) -> NDArray[np.bool_]:
     """Return which cells the polygons of a file touch: (y, x).
 
     Args:
@@ -24,6 +26,7 @@ def rasterised(path: str, *, shape: tuple[int, ...], cell: tuple[float, ...]) ->
             level-0 pixels, x before y.
         shape: Cells along y and x.
         cell: Level-0 pixels of one cell, along y and x.
+        offset: Level-0 pixels from the slide's corner to the first cell, along y and x.
 
     Raises:
         TissueError: If the file cannot be read, or holds no polygon.
@@ -39,8 +42,8 @@ def rasterised(path: str, *, shape: tuple[int, ...], cell: tuple[float, ...]) ->
                 f"polygon {number} of '{path}' is not as GeoJSON has it: rings of at least 4 points are wanted, which "
                 "end where they begin. Export it again."
             )
-    to_cells = Affine.scale(cell[1], cell[0])
-    filled = rasterize(polygons, out_shape=shape, transform=to_cells, all_touched=True, dtype=np.uint8)
+    to_pixels = Affine.translation(offset[1], offset[0]) * Affine.scale(cell[1], cell[0])
+    filled = rasterize(polygons, out_shape=shape, transform=to_pixels, all_touched=True, dtype=np.uint8)
     return np.asarray(filled, np.bool_)
 
 

@@ -74,10 +74,7 @@ def wanted_cells(url: str, method: str, *, cell: tuple[int, ...]) -> Cells:
     cell_size = tuple(step * n for step, n in zip(spacing, cell, strict=True))
     name = method.split("?", maxsplit=1)[0].lower()
     if name.endswith((".geojson", ".geojson.gz", ".json")):
-        base = open_volume(without_mpp(url))
-        base_spacing = [base.axes[i].spacing for i in positions(base.axes, Role.SPACE)]
-        scale = tuple(size / step for size, step in zip(cell_size, base_spacing, strict=True))
-        cells = rasterised(method, shape=shape, cell=scale)
+        cells = _from_polygons(url, method, shape=shape, cell_size=cell_size)
     elif name.rstrip("/").endswith(".zarr") or ".zarr/" in name:
         cells = _from_volume(method, shape=shape, cell_size=cell_size)
     else:
@@ -93,6 +90,16 @@ def wanted_cells(url: str, method: str, *, cell: tuple[int, ...]) -> Cells:
 def cells_fingerprint(cells: Cells) -> str:
     """Return the SHA-256 of cells and their shape, in hexadecimal."""
     return hashlib.sha256(repr(cells.shape).encode() + np.packbits(cells).tobytes()).hexdigest()
+
+
+def _from_polygons(url: str, method: str, *, shape: tuple[int, ...], cell_size: tuple[float, ...]) -> Cells:
+    """Return the cells that polygons touch; their pixels count from the corner of the scan, not of its bounds."""
+    base = open_volume(without_mpp(url))
+    space = positions(base.axes, Role.SPACE)
+    steps = [base.axes[i].spacing for i in space]
+    offset = tuple(base.levels[0].translation[i] / step for i, step in zip(space, steps, strict=True))
+    pixels = tuple(size / step for size, step in zip(cell_size, steps, strict=True))
+    return rasterised(method, shape=shape, cell=pixels, offset=offset)
 
 
 def _from_thumbnail(url: str, method: str, *, shape: tuple[int, ...], cell_size: tuple[float, ...]) -> Cells:

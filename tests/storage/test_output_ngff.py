@@ -51,7 +51,7 @@ def slide_output(tmp_path_factory):
     return report
 
 
-SCALES = {"map": 0.5, "label": 0.5, "quarter": 2.0, "twice": 0.25}
+SCALES = {"map": 0.5, "labels/label": 0.5, "quarter": 2.0, "twice": 0.25}
 
 
 @pytest.mark.parametrize("name", SCALES)
@@ -59,7 +59,7 @@ def test_an_output_is_a_valid_image_of_ome_zarr(slide_output, name):
     group = zarr.open_group(f"{slide_output.url}/{name}", mode="r")
     image = Image.from_zarr(group)
     (multiscale,) = image.ome_attributes.multiscales
-    assert [(axis.name, axis.type) for axis in multiscale.axes] == ([] if name == "label" else [("c", "channel")]) + [
+    assert [(axis.name, axis.type) for axis in multiscale.axes] == ([] if name == "labels/label" else [("c", "channel")]) + [
         ("y", "space"),
         ("x", "space"),
     ]
@@ -79,7 +79,7 @@ def test_every_level_says_where_its_first_voxel_lies(slide_output, name, spacing
 
 def test_levels_open_in_plain_zarr_and_each_is_the_mean_or_mode_of_the_finer(slide_output):
     url = slide_output.url
-    for name in ("map", "label"):
+    for name in ("map", "labels/label"):
         fine, coarse = stored(url, name), stored(url, name, level=1)
         assert fine.std() > 0
         assert coarse.shape[-2:] == tuple(-(-n // 2) for n in fine.shape[-2:])

@@ -1,0 +1,81 @@
+"""A small U-Net that marks nuclei on H&E at 0.5 micrometre: see ``nuclei_unet.md`` for what it is and is not.
+
+    engine check jobs/nuclei_unet.py:nuclei
+
+Three levels of convolutions, no normalisation that sees the image, nothing global: its halo is proved.
+"""
+
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional as F
+
+WEIGHTS = Path(__file__).with_name("nuclei_unet.safetensors")
+WIDTHS = (12, 24, 48)
+"""Channels per level; each level has half the resolution of the one before."""
+
+MPP, MPP_TOLERANCE = 0.5, 0.05
+"""Micrometre per voxel that it was trained at, and the share by which a slide may differ."""
+
+THRESHOLD = 0.5
+"""Least probability of a nucleus."""
+
+
+class UNet(nn.Module):
+    """RGB of 0 to 255 to the logit of "nucleus": (b, 3, y, x) to (b, 1, y, x); y and x are multiples of 4."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.ModuleList(_pair(a, b) for a, b in pairwise((3, *WIDTHS)))
+        self.up = nn.ModuleList(_pair(a + b, a) for a, b in pairwise(WIDTHS))
+        self.head = nn.Conv2d(WIDTHS[0], 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logit."""
+        x = 1.0 - x / 127.5  # 1 where black, -1 where white
+        kept = []
+        for level, pair in enumerate(self.down):
+            x = pair(F.max_pool2d(x, 2) if level else x)  # (b, WIDTHS[level], y / 2^level, x / 2^level)
+            kept.append(x)
+        for level in reversed(range(len(self.up))):
+            x = torch.cat([kept[level], F.interpolate(x, scale_factor=2.0, mode="nearest")], 1)
+            x = self.up[level](x)
+        logit: torch.Tensor = self.head(x)
+        return logit
+
+
+class Nuclei(nn.Module):
+    """The U-Net with what a lab stores: probability, label and uncertainty."""
+
+    mpp, mpp_tolerance = MPP, MPP_TOLERANCE
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = UNet()
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return three maps for ``x`` (b, 3, y, x), RGB of 0 to 255.
+
+        ``probability`` (b, 1, y, x) float32; ``label`` (b, y, x) uint8, 1 for a nucleus; ``uncertainty``
+        (b, 1, y, x) float32, the entropy of the probability in bits: 0 where sure, 1 where it is a coin's toss.
+        """
+        p = torch.sigmoid(self.network(x))
+        q = p.clamp(1e-6, 1 - 1e-6)
+        entropy = -(q * torch.log(q) + (1 - q) * torch.log(1 - q)) / 0.6931471805599453
+        return {"probability": p, "label": (p[:, 0] > THRESHOLD).to(torch.uint8), "uncertainty": entropy}
+
+
+def nuclei() -> Nuclei:
+    """Return the trained network, ready to run."""
+    model = Nuclei()
+    model.network.load_state_dict(load_file(WEIGHTS))
+    return model.eval()
+
+
+def _pair(n_in: int, n_out: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(n_in, n_out, 3, padding=1), nn.ReLU(), nn.Conv2d(n_out, n_out, 3, padding=1), nn.ReLU()
+    )
