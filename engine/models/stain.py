@@ -58,7 +58,8 @@ class Deconvolve(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the amount of each stain (batch, 3, *space), 0 or more, for RGB 0 to 255 (batch, 3, *space)."""
         density = -torch.log((x / 255.0).clamp(DARKEST, 1.0))
-        return mixed(self.matrix, density).clamp(min=0.0)
+        amounts: torch.Tensor = mixed(self.matrix, density).clamp(min=0.0)
+        return amounts
 
 
 def _unmixing(stains: str | Sequence[Sequence[float]]) -> torch.Tensor:
@@ -66,15 +67,16 @@ def _unmixing(stains: str | Sequence[Sequence[float]]) -> torch.Tensor:
         if stains not in STAINS:
             raise ModelError(f"stains must be {', '.join(STAINS)} or rows of densities, not '{stains}'. Give one.")
         stains = STAINS[stains]
-    rows = torch.as_tensor(stains, dtype=torch.float64)
+    rows = torch.from_numpy(np.array(stains, np.float64))
     if rows.shape not in ((2, 3), (3, 3)):
         raise ModelError(f"stains are 2 or 3 rows of red, green and blue, not {tuple(rows.shape)}. Give one a stain.")
     if len(rows) == 2:
         third = torch.linalg.cross(rows[0], rows[1])
-        rows = torch.cat([rows, third[None] / third.norm()])
-    if not float(torch.linalg.cond(rows)) < 1e6:
+        rows = torch.cat([rows, third[None] / third.norm().clamp(min=1e-12)])
+    if not bool(rows.isfinite().all()) or not float(torch.linalg.cond(rows)) < 1e6:
         raise ModelError(f"stains must differ in colour, and {rows.tolist()} do not. Give independent rows.")
-    return torch.linalg.inv(rows).T
+    unmixing: torch.Tensor = torch.linalg.inv(rows).T
+    return unmixing
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ class Macenko(Statistics):
             ModelError: If it is not fitted.
         """
         self.check_fitted()
-        bright = self.light * torch.exp(-mixed(self.matrix, self._density(x)))
+        bright: torch.Tensor = self.light * torch.exp(-mixed(self.matrix, self._density(x)))
         return bright.clamp(0.0, 255.0)
 
     def extra_repr(self) -> str:
@@ -187,7 +189,8 @@ def _extremes(density: torch.Tensor, *, alpha: float) -> torch.Tensor:
             f"Macenko needs two stains, and those of this slide lie {apart:.2g} degrees apart, below "
             f"{SMALLEST_ANGLE:g}: it has one colour. Leave the normalisation out."
         )
-    return ends if ends[0, 0] > ends[1, 0] else ends.flip(0)
+    in_order: torch.Tensor = ends if ends[0, 0] > ends[1, 0] else ends.flip(0)
+    return in_order
 
 
 def _columns(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
