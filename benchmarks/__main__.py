@@ -5,7 +5,7 @@ import sys
 import time
 import warnings
 
-from benchmarks import compare, exactness, memory, scale, speed
+from benchmarks import collection, compare, exactness, gigapixel, memory, scale, slides, speed
 from benchmarks.report import keep, show
 
 PARTS = {
@@ -14,6 +14,9 @@ PARTS = {
     "memory": memory.main,
     "scale": scale.main,
     "exactness": exactness.main,
+    "slides": slides.main,
+    "gigapixel": gigapixel.main,
+    "collection": collection.main,
 }
 
 

@@ -38,6 +38,8 @@ class Wishes:
     """Input voxels of a block, per space axis."""
     longest_block: int | None = None
     """Of the blocks that the search may choose, along any axis."""
+    longest_core: int | None = None
+    """About the most that a tile may decide along any axis; where much is not wanted, small tiles leave out more."""
     edges: Mapping[str, Edge] | None = None
     nan: str = "refuse"
     with_pyramid: bool = True
@@ -173,6 +175,7 @@ def _choose(
             tile=_given_tile(fact, _along(wishes.tile, i), is_exact=wishes.is_tile_exact) if wishes.tile else None,
             block=_given_block(fact, _along(wishes.block, i), geometry) if wishes.block else None,
             longest_block=None if wishes.block else wishes.longest_block,
+            longest_core=wishes.longest_core,
         )
         for i, fact in enumerate(facts)
     ]

@@ -132,7 +132,8 @@ def prepare(
     seen = sight(source, loaded, tissue=options.tissue, mpp=options.mpp, tell=tell)
     learnt = learn_model(loaded, volume, options, tell=tell)
     tell("weighing tile and block shapes")
-    wishes = wishes_of(options, volume.edges, learnt)
+    lost = tuple(sum(program.widest_halo) for program in learnt.geometry.programs)
+    wishes = replace(wishes_of(options, volume.edges, learnt), longest_core=seen.best_core(lost))
     with blamed_on(loaded.spec):
         names = [volume.axes[i].name for i in positions(volume.axes, Role.SPACE)]
         check_periodic(loaded, learnt.geometry, names, wishes.edges or {})

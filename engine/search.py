@@ -99,7 +99,14 @@ def unit_for(program: AxisProgram, extent: Extent, n_space: int) -> int:
     return -(-unit // granule) * granule
 
 
-def cuts(facts: AxisFacts, *, tile: int | None, block: int | None, longest_block: int | None = None) -> list[Cut]:
+def cuts(
+    facts: AxisFacts,
+    *,
+    tile: int | None,
+    block: int | None,
+    longest_block: int | None = None,
+    longest_core: int | None = None,
+) -> list[Cut]:
     """Return the ways to cut an axis that are worth weighing.
 
     Args:
@@ -107,6 +114,7 @@ def cuts(facts: AxisFacts, *, tile: int | None, block: int | None, longest_block
         tile: The only tile length to be weighed.
         block: The only block length.
         longest_block: No longer block is weighed, if a shorter one can be had.
+        longest_core: No tile is weighed that decides more than about this, where a block is longer.
 
     Raises:
         PlanError: If the given tile or block cannot be kept.
@@ -117,7 +125,7 @@ def cuts(facts: AxisFacts, *, tile: int | None, block: int | None, longest_block
         blocks = [length for length in blocks if length <= longest_block] or blocks[:1]
     found: dict[tuple[int, int], Cut] = {}
     for length in blocks:
-        for candidate in [tile] if tile else _tile_candidates(facts, length, shortest):
+        for candidate in [tile] if tile else _tile_candidates(facts, length, shortest, longest_core):
             if (candidate, length) not in found:
                 found[candidate, length] = _weigh(facts, candidate, length)
     return list(found.values())
@@ -130,10 +138,12 @@ def _block_candidates(facts: AxisFacts) -> list[int]:
     return sorted(n * facts.unit for n in counts)
 
 
-def _tile_candidates(facts: AxisFacts, block: int, shortest: int) -> Iterator[int]:
+def _tile_candidates(facts: AxisFacts, block: int, shortest: int, longest_core: int | None) -> Iterator[int]:
     lost = shortest - facts.program.step
-    yield facts.extent.extended
-    for parts in TILES_PER_BLOCK:
+    fewest = 1 if longest_core is None else max(1, -(-min(block, facts.extent.size) // longest_core))
+    if fewest == 1:
+        yield facts.extent.extended
+    for parts in sorted({max(n, fewest) for n in TILES_PER_BLOCK}):
         core = -(-block // parts)
         core = -(-core // facts.program.step) * facts.program.step
         yield legal_tile(facts.program, facts.extent, max(shortest, core + lost))

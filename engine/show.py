@@ -11,7 +11,6 @@ from rich.table import Table
 from engine.check import Check
 from engine.geometry.axes import Axis, Role
 from engine.geometry.model_geometry import ModelGeometry
-from engine.geometry.receptive_field import AxisProgram
 from engine.memory import format_bytes
 from engine.plan import Plan
 from engine.reopen import Status
@@ -93,14 +92,8 @@ def _by(names: Iterable[str], lengths: Iterable[int]) -> str:
 
 def _halo(geometry: ModelGeometry, axis: int, name: str) -> str:
     program = geometry.programs[axis]
-    before, after = widest_halo(program)
+    before, after = program.widest_halo
     return f"{name} {before}+{after}, jump {program.step}"
-
-
-def widest_halo(program: AxisProgram) -> tuple[int, int]:
-    """Return the largest halo of any output, before and after."""
-    halos = [program.halo(output) for output, _ in program.outputs]
-    return max(before for before, _ in halos), max(after for _, after in halos)
 
 
 def _memory(plan: Plan) -> str:

@@ -30,7 +30,7 @@ from engine.prepare import Options, Prepared, prepare
 from engine.run import Report, check_complete, run_prepared, serial_runner
 from engine.runner import ray_runner
 from engine.runtime.progress import progress
-from engine.show import plan_rows, print_rows, widest_halo
+from engine.show import plan_rows, print_rows
 from engine.slides import draw_tissue, slide_objects
 from engine.storage.output import open_output
 
@@ -181,7 +181,7 @@ def closing_rows(
     """Return what was done, as pairs of what and how much; the headline is the last."""
     plan, summary, certificate = prepared.plan, report.summary, report.certificate
     assert certificate is not None
-    before, after = widest_halo(plan.geometry.programs[0])
+    before, after = plan.geometry.programs[0].widest_halo
     probability, label = certificate.outputs["probability"], certificate.outputs["label"]
     stages = ", ".join(f"{name.split(':')[0].split(',')[0]} {seconds:.1f}" for name, seconds in clock.seconds.items())
     tile, size = (" x ".join(f"{n:,}" for n in shape) for shape in (plan.tile_shape, prepared.source.shape[1:]))

@@ -175,7 +175,7 @@ def card(rows: dict[str, dict[str, float]], *, seconds: float, share: float) -> 
             "**What it is not:** it was not taught by pathologists, it saw one slide of one stain and scanner, it was",
             "validated for nothing, and it is no medical device. Do not use it on patients.",
             "",
-            f"**Data:** OpenSlide's CMU-1-Small-Region.svs, CC0, sha256 {SLIDE_SHA256[:16]}..., of which {share:.1%} is",
+            f"**Data:** OpenSlide's CMU-1-Small-Region.svs, CC0, sha256 {SLIDE_SHA256[:16]}...; {share:.1%} of it is",
             f"labelled nucleus. Rows above {TRAINED:.0%} are trained on, below {HELD_OUT:.0%} held out.",
             "The labels are the threshold's islands of a nucleus's size, so the threshold itself is a strong baseline.",
             "",

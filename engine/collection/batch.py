@@ -1,22 +1,24 @@
 """Many slides through one pool of workers: the front door of collections."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from engine.collection.claim import claimed, identity_of, keep_claim, shapes_of, tissue_of, tuples
+from engine.collection.claim import identity_of, keep_claim, kept_shapes, shapes_of
 from engine.collection.job import CollectionJob, ObjectsWish, ScoreWish
 from engine.collection.manifest import Entry, entries_of
 from engine.collection.queue import CollectionQueue
 from engine.collection.record import SlideRecord, read_records, write_record, write_tables
 from engine.collection.worker import CollectionWorkerFactory
-from engine.errors import RunError
+from engine.errors import CollectionError, RunError, UsageError
 from engine.geometry.axes import Axis, Role
 from engine.models.load import Model, load_model
+from engine.models.mil_weights import load_aggregator
 from engine.models.resolution import declared_mpp
-from engine.plan import SourceFacts
+from engine.objects.recipe import Method
+from engine.plan import Plan, SourceFacts
 from engine.planner import make_plan
 from engine.prepare import LONGEST_MASKED_BLOCK, Options, check_options, learn_model, timed, wishes_of
 from engine.runtime.events import Listener, Runner
@@ -25,6 +27,9 @@ from engine.runtime.serial import SerialRunner
 
 LONG_SIDE = 65_536
 """Pixels along each side of the slide that shapes are chosen for: larger than most."""
+
+TILE_CORE = 1024
+"""About the pixels that a tile decides along each axis: on slides that are mostly glass, longer ones leave out less."""
 
 N_ATTEMPTS = 2
 """Tries of each step of a slide."""
@@ -121,10 +126,11 @@ def batch(
     entries = entries_of(paths)
     asked = options or Options()
     check_options(asked)
+    _check_folder(folder, paths, entries)
     loaded = load_model(model, weights=asked.weights)
-    claim = claimed(folder, identity_of(loaded, asked, objects=objects, score=score))
-    records = {entry.id: SlideRecord(entry.id, entry.path, others=entry.others) for entry in entries}
-    records |= read_records(folder, entries)
+    identity = identity_of(loaded, asked, objects=objects, score=score)
+    shapes = kept_shapes(folder, identity)
+    records = read_records(folder, entries)
     wanted = "failed" if only_failed else "pending"
     chosen = [(n, records[entry.id]) for n, entry in enumerate(entries) if records[entry.id].status == wanted]
     chosen.sort(key=lambda pair: -entries[pair[0]].n_bytes)
@@ -134,19 +140,49 @@ def batch(
         write_record(folder, record)
 
     if chosen:
-        shapes = claim.get("shapes")
-        job = _job(entries, loaded, folder, asked if shapes is None else replace(asked, **tuples(shapes)), tell=tell)
+        plan, job = _job(entries, loaded, folder, replace(asked, **(shapes or {})), tell=tell)
+        _check_wishes(plan, objects=objects, score=score)
         job = replace(job, objects=objects, score=score, n_certified=n_certified)
         if shapes is None:
-            keep_claim(folder, {**claim, "shapes": shapes_of(job)})
+            keep_claim(folder, {**identity, "shapes": shapes_of(job)})
         queued = [(n, replace(record, status="pending", code="", reason="")) for n, record in chosen]
         try:
             with watch(len(queued)) as watcher, runner(CollectionWorkerFactory(job)) as pool:
                 _drive(job, queued, pool, watcher, settled)
-        finally:
-            write_tables(folder, [records[entry.id] for entry in entries])
-    parquet, table = write_tables(folder, [records[entry.id] for entry in entries])
-    return CollectionReport(folder, tuple(records[e.id] for e in entries), len(chosen), parquet, table)
+        except BaseException:
+            write_tables(folder, list(records.values()))
+            raise
+    parquet, table = write_tables(folder, list(records.values()))
+    return CollectionReport(folder, tuple(records.values()), len(chosen), parquet, table)
+
+
+def _check_folder(folder: str, paths: Iterable[str], entries: Iterable[Entry]) -> None:
+    """Refuse to mix results with slides: the next call would take the ones for the others."""
+    ours = Path(folder).resolve()
+    for entry in entries:
+        if Path(entry.path).resolve() == ours / f"{entry.id}.zarr":
+            raise CollectionError(f"the slide '{entry.path}' lies where its result would go. Name another folder.")
+    for path in paths:
+        if "://" not in path and Path(path).resolve() == ours:
+            raise CollectionError(f"results need a folder of their own, and '{folder}' is one of slides. Name another.")
+
+
+def _check_wishes(plan: Plan, *, objects: ObjectsWish | None, score: ScoreWish | None) -> None:
+    """Refuse objects and scores of outputs that the model has not, before a slide is computed for them.
+
+    Raises:
+        UsageError: If an output or a method is unknown.
+        ModelError: If the aggregator cannot be loaded.
+    """
+    known = [output.name for output in plan.outputs]
+    wanted = [objects.output, *objects.measured] if objects else []
+    wanted += [score.output] if score else []
+    if unknown := [name for name in wanted if name not in known]:
+        raise UsageError(f"the model has the outputs {', '.join(known)}, not '{unknown[0]}'. Name one of them.")
+    if objects and objects.method not in tuple(Method):
+        raise UsageError(f"objects are found by {' or '.join(Method)}, not '{objects.method}'. Name one of them.")
+    if score:
+        load_aggregator(score.aggregator)
 
 
 def _drive(
@@ -175,20 +211,21 @@ def _drive(
 
 def _job(
     entries: tuple[Entry, ...], loaded: Model, folder: str, options: Options, *, tell: Callable[[str], None]
-) -> CollectionJob:
-    """Learn the model once, and choose one tile and block for all slides."""
+) -> tuple[Plan, CollectionJob]:
+    """Learn the model once, and choose one tile and block for all slides, as in a plan for a large one."""
     mpp = options.mpp or (declared_mpp(loaded.module) or (0.5,))[0]
     nominal = SourceFacts("a slide", slide_axes(mpp), (3, LONG_SIDE, LONG_SIDE), "uint8", "none")
     learnt = learn_model(loaded, nominal, options, tell=tell)
     tell("weighing tile and block shapes")
-    wishes = replace(wishes_of(options, {}, learnt), is_tile_exact=False, longest_block=LONGEST_MASKED_BLOCK)
+    wishes = replace(wishes_of(options, {}, learnt), is_tile_exact=False, longest_core=TILE_CORE)
+    wishes = replace(wishes, longest_block=LONGEST_MASKED_BLOCK)
     plan = make_plan(nominal, learnt.facts, learnt.geometry, learnt.cost, wishes)
     if options.batch is None:
         plan = timed(plan, loaded, wishes, device=learnt.device)
     block = tuple(tiling.block for tiling in plan.tilings)
-    return CollectionJob(
+    job = CollectionJob(
         folder=str(Path(folder).absolute()),
-        entries=tuple(replace(e, path=e.path if "://" in e.path else str(Path(e.path).absolute())) for e in entries),
+        entries=entries,
         model=loaded.spec,
         axes=options.axes,
         device=learnt.device.type,
@@ -197,9 +234,10 @@ def _job(
         facts=learnt.facts,
         cost=plan.cost,
         wishes=replace(wishes, tile=plan.tile_shape, block=block, batch_size=plan.batch_size),
-        tissue=tissue_of(options),
+        tissue=options.tissue or "auto",
         mpp=options.mpp,
     )
+    return plan, job
 
 
 def slide_axes(mpp: float) -> tuple[Axis, ...]:
@@ -217,7 +255,8 @@ def check_all_done(report: CollectionReport) -> None:
     n_failed, n_pending = report.count("failed"), report.count("pending")
     if n_failed or n_pending:
         codes = sorted({record.code for record in report.records if record.status == "failed"})
+        again = "the same command with --only-failed" if n_failed else "the same command again"
         raise RunError(
             f"{n_failed} of {len(report.records)} slides failed ({', '.join(codes)}) and {n_pending} are pending; the "
-            f"reasons are in '{report.table}'. Mend the causes, then give the same command with --only-failed."
+            f"reasons are in '{report.table}'. Mend the causes, then give {again}."
         )

@@ -14,69 +14,71 @@ from engine.prepare import Options
 CLAIM = "collection.json"
 
 
-def tissue_of(options: Options) -> str | None:
-    """Return how the tissue of slides is found, unless their manifest says: by colour if nothing was asked for."""
-    return None if options.tissue == "none" else options.tissue or "auto"
-
-
 def identity_of(
     model: Model, options: Options, *, objects: ObjectsWish | None, score: ScoreWish | None
 ) -> dict[str, Any]:
     """Return what decides the results, as JSON values: two calls that differ in it are two collections."""
-    return {
+    identity = {
         "model": model.fingerprint,
         "precision": options.precision,
         "mpp": options.mpp,
-        "tissue": tissue_of(options),
+        "axes": options.axes,
+        "edges": {name: asdict(edge) for name, edge in options.edges.items()},
+        "nan": options.nan,
+        "extend": options.extend,
+        "pyramid": options.pyramid,
+        "tissue": options.tissue or "auto",
         "objects": asdict(objects) if objects else None,
         "score": asdict(score) if score else None,
     }
+    plain: dict[str, Any] = json.loads(json.dumps(identity))
+    return plain
 
 
 def shapes_of(job: CollectionJob) -> dict[str, Any]:
     """Return the tile, block and batch of a collection, which later calls keep: the same kernels, the same bits."""
-    return {
-        "tile": list(job.wishes.tile or ()),
-        "block": list(job.wishes.block or ()),
-        "batch": job.wishes.batch_size,
-    }
+    return {"tile": job.wishes.tile, "block": job.wishes.block, "batch": job.wishes.batch_size}
 
 
-def tuples(shapes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return kept shapes as options have them."""
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in shapes.items()}
-
-
-def claimed(folder: str, ours: dict[str, Any]) -> dict[str, Any]:
-    """Make the folder this collection's, or see that it is, and return what it holds.
+def kept_shapes(folder: str, ours: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the shapes of the collection that a folder holds, as options have them; None where it holds none.
 
     Raises:
-        CollectionError: If it holds the results of another model or other options.
+        CollectionError: If it is no folder, or holds the results of another model or other options.
     """
+    if "://" in folder:
+        raise CollectionError(f"the results of a collection need a folder of this machine, not '{folder}'. Name one.")
     path = Path(folder) / CLAIM
     if not path.exists():
-        keep_claim(folder, ours)
-        return ours
-    held: dict[str, Any] = json.loads(path.read_text())
-    plain = json.loads(json.dumps(ours))
-    if differ := [key for key in plain if plain[key] != held.get(key)]:
+        return None
+    try:
+        held: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        shapes = {key: tuple(value) if isinstance(value, list) else value for key, value in held["shapes"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CollectionError(
+            f"'{path}' must be as the engine wrote it, and is not ({type(error).__name__}: {error}). Restore it, or "
+            "name another folder."
+        ) from error
+    if differ := [key for key in ours if ours[key] != held.get(key)]:
         raise CollectionError(
             f"the folder '{folder}' holds the results of another call: {', '.join(differ)} differ. Name another "
             "folder, or give the same model and options."
         )
-    return held
+    return shapes
 
 
 def keep_claim(folder: str, claim: Mapping[str, Any]) -> None:
-    """Write what a folder's results are of.
+    """Write what a folder's results are of, whole or not at all.
 
     Raises:
         CollectionError: If it cannot be written.
     """
     path = Path(folder) / CLAIM
+    draft = path.with_suffix(".writing")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(claim, indent=1))
+        draft.write_text(json.dumps(claim, indent=1), encoding="utf-8")
+        draft.replace(path)
     except OSError as error:
         raise CollectionError(
             f"the results need a folder that can be written, and '{folder}' cannot ({error}). Name another."

@@ -54,7 +54,8 @@ class CollectionJob:
     cost: TileCost
     wishes: Wishes
     """The same tile, block and batch for every slide, so that the kernels are chosen once."""
-    tissue: str | None
+    tissue: str
+    """How the tissue of slides is found, unless their manifest says; ``none`` computes all."""
     mpp: float | None
     n_certified: int = 2
     objects: ObjectsWish | None = None
@@ -63,6 +64,15 @@ class CollectionJob:
     def output(self, slide: int) -> str:
         """Return where the result of a slide goes."""
         return f"{self.folder}/{self.entries[slide].id}.zarr"
+
+    def draft(self, slide: int) -> str:
+        """Return where the result of a slide is described, to be moved when it is whole."""
+        return f"{self.folder}/records/{self.entries[slide].id}.zarr"
+
+    def tissue_of(self, slide: int) -> str | None:
+        """Return how the tissue of a slide is found; None where all of it is wanted."""
+        wanted = self.entries[slide].tissue or self.tissue
+        return None if wanted == "none" else wanted
 
 
 def step_of(task: int) -> tuple[int, int]:

@@ -1,11 +1,12 @@
 """What is found on a slide once its blocks are done: the certificate, tissue, objects and score, as one row."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from engine.collection.job import CollectionJob
 from engine.collection.record import MEASURES
-from engine.errors import VerifyError
+from engine.errors import TissueError, VerifyError
 from engine.objects.recipe import Method, Recipe
 from engine.prepare import Prepared
 from engine.run import conclude, is_done
@@ -23,11 +24,12 @@ def conclude_slide(job: CollectionJob, slide: int, prepared: Prepared) -> None:
     output = open_output(url)
     certificate = conclude(prepared, output, n_certified=job.n_certified)
     found = slide_facts(plan, output)
-    if certificate is not None:
+    if certificate is not None and certificate.n_tiles:
         found["seam_difference"] = max(seams.max_difference for seams in certificate.outputs.values())
     if plan.mask is not None and prepared.mask is not None:
         path = Path(job.folder) / f"{entry.id}-tissue.png"
-        draw_cells(path, plan.source.url, plan.mask.method, cells=prepared.mask.cells, cell=plan.mask.cell)
+        with suppress(TissueError):  # there is no picture of what is no RGB slide
+            draw_cells(path, plan.source.url, plan.mask.method, cells=prepared.mask.cells, cell=plan.mask.cell)
     if is_done(output):
         found |= _objects(job, url) | _score(job, url)
     output.record(**{MEASURES: found})

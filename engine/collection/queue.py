@@ -11,8 +11,9 @@ from typing import Any
 
 from engine.collection.job import CONCLUDE, FIRST_BLOCK, OPEN, TASKS_PER_SLIDE, step_of
 from engine.collection.record import MEASURES, SlideRecord, code_of
+from engine.errors import EngineError
 from engine.plan_json import plan_from_json
-from engine.runtime.schedule import BlockQueue
+from engine.runtime.schedule import N_NODES_PER_WAVE, BlockQueue
 from engine.storage.ledger import Ledger, State
 from engine.storage.output import open_output
 
@@ -67,6 +68,7 @@ class CollectionQueue:
         self.open: dict[int, OpenSlide] = {}
         """By number, those in work, in the order in which they were begun."""
         self._reasons: dict[int, str] = {}
+        """Why slides could not be opened or concluded, by task."""
 
     def has_ready(self) -> bool:
         """Say whether a step can be started now."""
@@ -110,7 +112,7 @@ class CollectionQueue:
         if step == OPEN:
             self._begin(slide)
         elif step == CONCLUDE:
-            self._end(slide, dict(open_output(self._output(number)).provenance.get(MEASURES, {})))
+            self._end(slide)
         else:
             assert slide.blocks is not None
             slide.n_settled += 1
@@ -121,8 +123,12 @@ class CollectionQueue:
         number, step = step_of(task)
         slide = self.open[number]
         if step in (OPEN, CONCLUDE):
-            slide.failures.append(self._reasons.pop(task, "unknown"))
-            self._end(slide, {})
+            reason = self._reasons.pop(task, None)
+            if reason is None:  # there was no space, which is not the slide's fault: the next call goes on with it
+                del self.open[number]
+                return
+            slide.failures.append(reason)
+            self._end(slide)
         else:
             assert slide.blocks is not None
             slide.n_settled += 1
@@ -134,12 +140,13 @@ class CollectionQueue:
         slide = self.open[number]
         if reason is not None:
             reason = reason.partition(": ")[2] if reason.startswith("attempt ") else reason
-            self._reasons[task] = reason
         if step >= FIRST_BLOCK:
             assert slide.ledger is not None
             slide.ledger.mark(step - FIRST_BLOCK, state, reason)
             if reason is not None:
                 slide.failures.append(reason)
+        elif reason is not None:
+            self._reasons[task] = reason
 
     def flush(self) -> None:
         """Store the ledgers of all slides in work."""
@@ -149,20 +156,36 @@ class CollectionQueue:
 
     def _begin(self, slide: OpenSlide) -> None:
         """Queue the blocks of a slide that a worker has opened: its output says which are missing."""
-        output = open_output(self._output(slide.number))
-        graph = plan_from_json(output.provenance["plan"]).graph
+        try:
+            output = open_output(self._output(slide.number))
+            graph = plan_from_json(output.provenance["plan"]).graph
+            counts = output.ledger.counts()
+        except EngineError as error:  # a damaged ledger is this slide's own
+            slide.failures.append(f"{type(error).__name__}: {error}")
+            self._end(slide)
+            return
         slide.ledger = output.ledger
-        slide.blocks = BlockQueue(graph, output.ledger, chosen=None, shuffle_seed=None, wave_limit=20_000)
+        slide.blocks = BlockQueue(graph, output.ledger, chosen=None, shuffle_seed=None, wave_limit=N_NODES_PER_WAVE)
         slide.n_blocks = graph.n_tasks
-        counts = output.ledger.counts()
         slide.n_settled = counts[State.DONE] + counts[State.SKIPPED]
 
-    def _end(self, slide: OpenSlide, measures: dict[str, Any]) -> None:
+    def _measures(self, slide: OpenSlide) -> dict[str, Any]:
+        """Return what was found on a slide, also where it then failed."""
+        if slide.ledger is None:
+            return {}
+        try:
+            return dict(open_output(self._output(slide.number)).provenance.get(MEASURES, {}))
+        except EngineError as error:
+            slide.failures.append(f"{type(error).__name__}: {error}")
+            return {}
+
+    def _end(self, slide: OpenSlide) -> None:
         """Settle a slide, and let go of it."""
+        measures = self._measures(slide)
         del self.open[slide.number]
         reason = slide.failures[0] if slide.failures else ""
         if len(slide.failures) > 1:
-            reason = f"{len(slide.failures)} of {slide.n_blocks} blocks failed, the first: {reason}"
+            reason = f"{len(slide.failures)} steps of {slide.n_blocks} blocks failed, the first: {reason}"
         self._settled(
             replace(
                 slide.record,

@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from engine.collection.manifest import Entry
 from engine.errors import CollectionError
+from engine.storage import arrays
 
 MEASURES = "measures"
 """Where an output's provenance keeps what was found on its slide."""
@@ -55,10 +56,9 @@ class SlideRecord:
     """Further columns of the manifest."""
 
     @property
-    def row(self) -> dict[str, Any]:
-        """One row of the table."""
-        plain = {key: value for key, value in asdict(self).items() if key not in ("measures", "others")}
-        return {**plain, **self.measures, **{k: v for k, v in self.others.items() if k not in plain}}
+    def found(self) -> dict[str, Any]:
+        """What the engine says of the slide: its part of a row of the table."""
+        return {k: v for k, v in asdict(self).items() if k not in ("measures", "others")} | dict(self.measures)
 
 
 def code_of(reason: str) -> str:
@@ -81,7 +81,9 @@ def record_path(folder: str, slide_id: str) -> Path:
 
 
 def read_records(folder: str, entries: Sequence[Entry]) -> dict[str, SlideRecord]:
-    """Return the records that there are, by slide; a slide without one was never tried.
+    """Return the records of all slides, by name; one that was never tried is pending.
+
+    A slide that is done and now lies elsewhere is pending too: its output will say whether it is the same one.
 
     Raises:
         CollectionError: If a record is damaged.
@@ -89,41 +91,75 @@ def read_records(folder: str, entries: Sequence[Entry]) -> dict[str, SlideRecord
     found = {}
     for entry in entries:
         path = record_path(folder, entry.id)
-        if not path.exists():
-            continue
-        try:
-            found[entry.id] = SlideRecord(**json.loads(path.read_text()))
-        except (ValueError, TypeError) as error:
-            raise CollectionError(
-                f"the record '{path}' must be as the engine wrote it, and is not ({error}). Remove it, and the slide "
-                "is done again."
-            ) from error
+        record = _read(path) if path.exists() else SlideRecord(entry.id, entry.path)
+        status = "pending" if record.status == "done" and record.path != entry.path else record.status
+        found[entry.id] = replace(record, path=entry.path, status=status, others=entry.others)
     return found
 
 
+def _read(path: Path) -> SlideRecord:
+    try:
+        return SlideRecord(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise CollectionError(
+            f"the record '{path}' must be as the engine wrote it, and is not ({error}). Remove it, and the slide "
+            "is done again."
+        ) from error
+
+
 def write_record(folder: str, record: SlideRecord) -> None:
-    """Store a slide's record, whole or not at all."""
+    """Store a slide's record, whole or not at all.
+
+    Raises:
+        VolumeError: If it cannot be written.
+    """
     path = record_path(folder, record.id)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    written = path.with_suffix(".writing")
-    written.write_text(json.dumps(asdict(record), indent=1))
-    written.replace(path)
+    draft = path.with_suffix(".writing")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        raise arrays.write_error(error, where=f"the record '{path}'") from error
 
 
 def write_tables(folder: str, records: Sequence[SlideRecord]) -> tuple[Path, Path]:
-    """Store the table of all slides as Parquet and CSV, whole or not at all, and return where."""
-    rows = [record.row for record in records]
+    """Store the table of all slides as Parquet and CSV, whole or not at all, and return where.
+
+    A column of the manifest that is called as one of ours goes in as ``manifest_`` and its name.
+
+    Raises:
+        VolumeError: If it cannot be written.
+    """
+    rows = table_rows(records)
     columns = list(dict.fromkeys(name for row in rows for name in row))
     parquet, table = Path(folder) / "collection.parquet", Path(folder) / "collection.csv"
     drafts = [path.with_suffix(path.suffix + ".writing") for path in (parquet, table)]
-    pq.write_table(pa.table({name: _column([row.get(name) for row in rows]) for name in columns}), drafts[0])
-    with drafts[1].open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-    for draft, path in zip(drafts, (parquet, table), strict=True):
-        draft.replace(path)
+    try:
+        parquet.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({name: _column([row.get(name) for row in rows]) for name in columns}), drafts[0])
+        with drafts[1].open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns, restval="")
+            writer.writeheader()
+            writer.writerows(rows)
+        for draft, path in zip(drafts, (parquet, table), strict=True):
+            draft.replace(path)
+    except OSError as error:
+        raise arrays.write_error(error, where=f"the table '{table}'") from error
     return parquet, table
+
+
+def table_rows(records: Sequence[SlideRecord]) -> list[dict[str, Any]]:
+    """Return the rows of the table.
+
+    >>> table_rows([SlideRecord("a", "a.svs", measures={"score": 0.5}, others={"score": "high"})])[0]["manifest_score"]
+    'high'
+    """
+    rows = [record.found for record in records]
+    ours = {name for row in rows for name in row}
+    for row, record in zip(rows, records, strict=True):
+        row.update({f"manifest_{name}" if name in ours else name: text for name, text in record.others.items()})
+    return rows
 
 
 def _column(values: list[Any]) -> pa.Array:

@@ -13,7 +13,7 @@ from engine.models.fitted import unfitted
 from engine.models.forward import pick_device
 from engine.models.load import Model, load_model
 from engine.plan import Plan
-from engine.plan_json import plan_from_json
+from engine.plan_json import plan_from_json, plan_to_json
 from engine.planner import make_plan
 from engine.prepare import Options, Prepared, source_facts
 from engine.reopen import reopen
@@ -21,8 +21,9 @@ from engine.run import describe
 from engine.runtime.events import Failure, Receipt
 from engine.runtime.masking import Mask
 from engine.runtime.worker import BlockWorker, Stages
-from engine.sight import sight
+from engine.sight import at_resolution, sight
 from engine.storage import arrays
+from engine.storage.create import remove
 from engine.storage.output import open_output
 from engine.storage.volume import open_volume
 
@@ -49,7 +50,7 @@ class CollectionWorker:
         self._job = job
         self._model = model
         self._device = pick_device(job.device)
-        self._is_fitted = bool(unfitted(model.module))
+        self._needs_fit = bool(unfitted(model.module))
         self._stages = Stages()
         self._open: OrderedDict[int, BlockWorker] = OrderedDict()
         self._lock = Lock()
@@ -79,25 +80,31 @@ class CollectionWorker:
     def _plan(self, slide: int) -> None:
         """Open a slide, plan its run and describe its output; or see that the output that is there is its own."""
         job, entry, url = self._job, self._job.entries[slide], self._job.output(slide)
-        if arrays.exists(url):
-            reopen(url, source=None, model=self._model_of_a_slide())
-            return
         model = self._model_of_a_slide()
-        seen = sight(entry.url, model, tissue=entry.tissue or job.tissue, mpp=job.mpp)
+        if arrays.exists(url):
+            prepared, _, _ = reopen(url, source=at_resolution(entry.url, model, mpp=job.mpp), model=model)
+            open_output(url).record(plan=plan_to_json(prepared.plan))  # it says where the slide lies now
+            return
+        seen = sight(entry.url, model, tissue=job.tissue_of(slide), mpp=job.mpp)
         source = open_volume(seen.url, axes=job.axes)
         plan = make_plan(source_facts(source, seen.url), job.facts, job.geometry, job.cost, job.wishes)
         plan = replace(plan, model=replace(plan.model, constants=seen.constants))
         plan, mask = seen.on(plan)
-        Path(job.folder).mkdir(parents=True, exist_ok=True)
-        describe(self._prepared(plan, model, mask), url, options=Options(axes=job.axes))
+        draft = job.draft(slide)
+        remove(draft)  # of a worker that died
+        describe(self._prepared(plan, model, mask), draft, options=Options(axes=job.axes))
+        Path(draft).rename(url)
 
     def _prepared(self, plan: Plan, model: Model, mask: Mask | None) -> Prepared:
         source = open_volume(plan.source.url, axes=self._job.axes)
         return Prepared(plan, model, source, self._device, self._job.n_threads, mask)
 
     def _model_of_a_slide(self) -> Model:
-        """Return the model; a copy where it is fitted to each slide."""
-        return replace(self._model, module=deepcopy(self._model.module)) if self._is_fitted else self._model
+        """Return the model; where it is fitted to each slide, a copy with the same parameters and other statistics."""
+        if not self._needs_fit:
+            return self._model
+        module = self._model.module
+        return replace(self._model, module=deepcopy(module, {id(weight): weight for weight in module.parameters()}))
 
     def _worker(self, slide: int) -> BlockWorker:
         with self._lock:
@@ -124,6 +131,8 @@ class CollectionWorker:
         prepared = self._prepared(worker.plan, self._model_of(worker), worker.mask)
         with self._stages.compute.lock:  # the certificate computes, and blocks of other slides would compute beside it
             self._stages.computer.submit(conclude_slide, self._job, slide, prepared).result()
+        with self._lock:
+            self._open.pop(slide, None)
 
     def _model_of(self, worker: BlockWorker) -> Model:
         return replace(self._model, module=worker.forward.module)

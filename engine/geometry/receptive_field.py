@@ -127,6 +127,12 @@ class AxisProgram:
                 wanted[source] = min(low, had[0]), max(high, had[1])
         return wanted[0]
 
+    @property
+    def widest_halo(self) -> Interval:
+        """Largest halo of any output, before and after."""
+        halos = [self.halo(output) for output, _ in self.outputs]
+        return max(before for before, _ in halos), max(after for _, after in halos)
+
     def halo(self, output: str) -> Interval:
         """Return the input voxels that an output voxel needs before and after the ones under it, at most."""
         scale = self.scale(output)

@@ -47,7 +47,9 @@ def dice(found, truth):
 
 
 def test_the_card_names_the_weights_by_size_and_hash():
-    size, sha256 = re.search(r"safetensors, ([\d,]+) bytes, sha256 ([0-9a-f]{64})", (JOBS / "nuclei_unet.md").read_text()).groups()
+    size, sha256 = re.search(
+        r"safetensors, ([\d,]+) bytes, sha256 ([0-9a-f]{64})", (JOBS / "nuclei_unet.md").read_text()
+    ).groups()
     data = WEIGHTS.read_bytes()
     assert int(size.replace(",", "")) == len(data)
     assert sha256 == hashlib.sha256(data).hexdigest()
