@@ -73,7 +73,7 @@ class LesionTissue(tissue.Tissue):
             angle, reach = chance.uniform(0, 2 * np.pi, n), radius * np.sqrt(chance.uniform(0, 1, n))
             at = np.column_stack([y + reach * np.sin(angle), x + reach * np.cos(angle)])
             along = chance.uniform(11, 15, n)
-            shape = [along, along * chance.uniform(0.6, 1, n), chance.uniform(0, np.pi, n), chance.uniform(1.2, 1.7, n)]
+            shape = [along, along * chance.uniform(0.6, 1, n), chance.uniform(0, np.pi, n), chance.uniform(2.6, 3.4, n)]
             rows.append(np.column_stack([at, *shape]))
         found = np.concatenate(rows)
         return found[np.argsort(found[:, 0], kind="stable")]

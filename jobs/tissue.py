@@ -97,7 +97,7 @@ class Tissue:
         is_there = chance.uniform(size=len(at)) < self._cover.at(at) * (0.12 + 0.68 * in_epithelium)
         radius = np.where(in_epithelium > 0.5, chance.uniform(7.5, 11.0, len(at)), chance.uniform(6.0, 8.0, len(at)))
         slim = np.where(in_epithelium > 0.5, chance.uniform(0.75, 1.0, len(at)), chance.uniform(0.55, 0.9, len(at)))
-        angle, stain = chance.uniform(0, np.pi, len(at)), chance.uniform(0.6, 1.2, len(at))
+        angle, stain = chance.uniform(0, np.pi, len(at)), chance.uniform(1.6, 2.6, len(at))  # as dark as CMU-1's
         found = np.column_stack([at, radius, radius * slim, angle, stain])
         return found[is_there & (self._cover.at(at) > 0.5) & (at < self.size - 1).all(1)]
 
