@@ -101,8 +101,10 @@ def certify(
     for _ in range(n_tiles if mask is None else n_tiles * DRAWS_PER_TILE):
         if n_compared + n_skipped == n_tiles:
             break
+        blocks = _block(plan, chance, mask)
         tiles = tuple(
-            _place(tiling, plan_tiling, chance) for tiling, plan_tiling in zip(other.tilings, plan.tilings, strict=True)
+            _place(tiling, planned, block, chance)
+            for tiling, planned, block in zip(other.tilings, plan.tilings, blocks, strict=True)
         )
         item = tuple(chance.randrange(axis.size) for axis in plan.batches)
         wanted = {o.name: mask.meets(o, _core(o, tiles)) for o in plan.outputs} if mask is not None else None
@@ -135,9 +137,18 @@ def _other_tiling(tiling: AxisTiling, longest: int) -> AxisTiling:
     return tiling
 
 
-def _place(tiling: AxisTiling, planned: AxisTiling, chance: random.Random) -> AxisTile:
-    """Return one tile whose core lies about a seam of the plan, with all that it may decide."""
-    block = chance.randrange(planned.n_blocks)
+def _block(plan: Plan, chance: random.Random, mask: Mask | None) -> tuple[int, ...]:
+    """Return the block, over space, about which a tile is to lie: any, or under a mask one of a wanted cell."""
+    if mask is None or plan.mask is None:
+        return tuple(chance.randrange(tiling.n_blocks) for tiling in plan.tilings)
+    wanted = np.flatnonzero(mask.cells)
+    cell = np.unravel_index(wanted[chance.randrange(len(wanted))], mask.cells.shape)
+    places = zip(cell, plan.mask.cell, plan.tilings, strict=True)
+    return tuple(min(int(i) * n // tiling.block, tiling.n_blocks - 1) for i, n, tiling in places)
+
+
+def _place(tiling: AxisTiling, planned: AxisTiling, block: int, chance: random.Random) -> AxisTile:
+    """Return one tile whose core lies about a seam of a block of the plan, with all that it may decide."""
     tiles = planned.tiles(block)
     name, kept = max(tiling.kept.items(), key=lambda pair: pair[1])
     cut = chance.choice(tiles).cores[name][0] if tiles else 0

@@ -208,6 +208,10 @@ class Plan:
         """Projected seconds of computing, on all workers together."""
         return self.computed_voxels * self.seconds_per_voxel / self.n_workers
 
+    def seconds_of(self, n_blocks: int) -> float:
+        """Return the projected seconds of so many blocks of level 0, as part of :attr:`n_seconds`."""
+        return self.n_seconds * n_blocks / self.graph.n_blocks
+
     @property
     def seconds_per_voxel(self) -> float:
         """Projected seconds that the model takes per input voxel, in batches of this plan's tiles."""

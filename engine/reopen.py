@@ -30,6 +30,8 @@ class Status:
     counts: Mapping[State, int]
     failures: Mapping[int, str]
     provenance: Mapping[str, Any]
+    n_background: int = 0
+    """Blocks of level 0 that were skipped."""
 
 
 def resume(
@@ -148,4 +150,5 @@ def status(output: str) -> Status:
     """Return how an output stands. Reads its attributes and its ledger only."""
     opened = open_output(output)
     plan = _plan_of(output, opened.provenance)
-    return Status(output, plan, opened.ledger.counts(), opened.ledger.failures(), opened.provenance)
+    n_background = opened.n_background(plan.graph.n_blocks) if plan.mask is not None else 0
+    return Status(output, plan, opened.ledger.counts(), opened.ledger.failures(), opened.provenance, n_background)

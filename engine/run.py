@@ -46,6 +46,8 @@ class Report:
     """None where no tile was asked for, or nothing is done yet."""
     failures: Mapping[int, str]
     """Reason of each failed task."""
+    n_background: int = 0
+    """Blocks of level 0 that were skipped, in this and earlier calls."""
 
     @property
     def is_complete(self) -> bool:
@@ -235,7 +237,8 @@ def fill(
     if shrunk:
         facts["tiles_shrunk_to"] = [list(shape) for shape in sorted(shrunk)]
     certificate = conclude(prepared, output, n_certified=n_certified, facts=facts)
-    return Report(url, plan, summary, certificate, output.ledger.failures())
+    n_background = output.n_background(plan.graph.n_blocks) if plan.mask is not None else 0
+    return Report(url, plan, summary, certificate, output.ledger.failures(), n_background)
 
 
 def conclude(

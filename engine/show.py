@@ -129,11 +129,20 @@ def _duration(seconds: float) -> str:
 def report_rows(report: Report) -> list[Row]:
     """Return how a run ended as pairs of what and how much."""
     summary, plan = report.summary, report.plan
-    stored = summary.n_done + summary.n_done_before
+    ended = summary.n_done + summary.n_skipped + summary.n_done_before
     rows = [
         ("output", report.url),
-        ("tasks", f"{stored:,} of {summary.n_tasks:,} stored, {summary.n_failed} failed, {summary.n_pending} pending"),
-        ("this run", f"{summary.n_done:,} stored, {summary.n_retried} retried, {summary.n_workers_lost} workers lost"),
+        (
+            "tasks",
+            f"{ended:,} of {summary.n_tasks:,} stored or skipped, {summary.n_failed} failed, "
+            f"{summary.n_pending} pending",
+        ),
+        (
+            "this run",
+            f"{summary.n_done:,} stored, {summary.n_skipped:,} skipped, {summary.n_retried} retried, "
+            f"{summary.n_workers_lost} workers lost",
+        ),
+        *background_rows(plan, report.n_background),
         ("wall time", _duration(summary.seconds)),
         ("throughput", f"{summary.n_voxels / max(summary.seconds, 1e-9) / 1e6:.2f} M output voxels/s"),
         (
@@ -149,6 +158,14 @@ def report_rows(report: Report) -> list[Row]:
     if report.certificate is not None:
         rows += certificate_rows(report.certificate.to_json())
     return rows + [(f"block {task}", reason) for task, reason in list(report.failures.items())[:10]]
+
+
+def background_rows(plan: Plan, n_background: int) -> list[Row]:
+    """Return what a mask saved: whole blocks; tiles left out of the other blocks come on top."""
+    if plan.mask is None:
+        return []
+    n, saved = plan.graph.n_blocks, _duration(plan.seconds_of(n_background))
+    return [("background", f"{n_background:,} of {n:,} blocks skipped, which saved about {saved} of computing")]
 
 
 def certificate_rows(certificate: dict[str, object]) -> list[Row]:
@@ -172,6 +189,7 @@ def status_rows(status: Status) -> list[Row]:
     """Return how an output stands as pairs of what and how much."""
     rows = [("output", status.url), ("created", str(status.provenance.get("created", "unknown")))]
     rows += [(state.name.lower(), f"{n:,}") for state, n in status.counts.items()]
+    rows += [*_mask_rows(status.plan), *background_rows(status.plan, status.n_background)]
     certificate = status.provenance.get("certificate")
     if certificate:
         rows += certificate_rows(certificate)

@@ -34,7 +34,7 @@ def done(tmp_path) -> Report:
 
 
 def _tamper(url: str, name: str, where: tuple[slice, ...], by: float) -> None:
-    array = zarr.open_array(f"{url}/{name}/0", mode="r+")
+    array = zarr.open_array(f"{url}/{'labels/' * (name == 'label')}{name}/0", mode="r+")
     array[where] = (array[where] + by).astype(array.dtype)
 
 

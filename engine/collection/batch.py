@@ -14,6 +14,7 @@ from engine.collection.record import SlideRecord, read_records, write_record, wr
 from engine.collection.worker import CollectionWorkerFactory
 from engine.errors import CollectionError, RunError, UsageError
 from engine.geometry.axes import Axis, Role
+from engine.models.fitted import provisional
 from engine.models.load import Model, load_model
 from engine.models.mil_weights import load_aggregator
 from engine.models.resolution import declared_mpp
@@ -215,13 +216,14 @@ def _job(
     """Learn the model once, and choose one tile and block for all slides, as in a plan for a large one."""
     mpp = options.mpp or (declared_mpp(loaded.module) or (0.5,))[0]
     nominal = SourceFacts("a slide", slide_axes(mpp), (3, LONG_SIDE, LONG_SIDE), "uint8", "none")
-    learnt = learn_model(loaded, nominal, options, tell=tell)
-    tell("weighing tile and block shapes")
-    wishes = replace(wishes_of(options, {}, learnt), is_tile_exact=False, longest_core=TILE_CORE)
-    wishes = replace(wishes, longest_block=LONGEST_MASKED_BLOCK)
-    plan = make_plan(nominal, learnt.facts, learnt.geometry, learnt.cost, wishes)
-    if options.batch is None:
-        plan = timed(plan, loaded, wishes, device=learnt.device)
+    with provisional(loaded.module):  # what is fitted is fitted to each slide
+        learnt = learn_model(loaded, nominal, options, tell=tell)
+        tell("weighing tile and block shapes")
+        wishes = replace(wishes_of(options, {}, learnt), is_tile_exact=False, longest_core=TILE_CORE)
+        wishes = replace(wishes, longest_block=LONGEST_MASKED_BLOCK)
+        plan = make_plan(nominal, learnt.facts, learnt.geometry, learnt.cost, wishes)
+        if options.batch is None:
+            plan = timed(plan, loaded, wishes, device=learnt.device)
     block = tuple(tiling.block for tiling in plan.tilings)
     job = CollectionJob(
         folder=str(Path(folder).absolute()),

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from engine.errors import CollectionError
 from engine.storage.slide import SUFFIXES
-from engine.storage.source_url import parse_source
 
 TABLES = (".csv", ".tsv")
 COLUMNS = ("slide", "id", "mpp", "tissue")
@@ -83,10 +82,11 @@ def _absolute(path: str) -> str:
 def _check_name(entry: Entry) -> None:
     """Refuse a name that is no file's: it may not lead out of the folder of results."""
     is_plain = entry.id.isprintable() and "/" not in entry.id and "\\" not in entry.id
-    if not is_plain or parse_source(entry.id).place != entry.id or len(entry.id.encode()) > LONGEST_NAME:
+    if not is_plain or {"#", "="} <= set(entry.id) or len(entry.id.encode()) > LONGEST_NAME:
         raise CollectionError(
-            f"a slide's name becomes a file's, so it is at most {LONGEST_NAME} printable characters without a slash "
-            f"or a #, and {entry.path!r} has {entry.id!r}. Give it another in the column 'id' of a manifest."
+            f"a slide's name becomes a file's, so it is at most {LONGEST_NAME} printable characters without a slash, "
+            f"and without a # before a =, and {entry.path!r} has {entry.id!r}. Give it another in the column 'id' of a "
+            "manifest."
         )
 
 

@@ -1,7 +1,6 @@
 """What a pool's worker does for a collection: opens slides, runs their blocks, and concludes them."""
 
 from collections import OrderedDict
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -101,10 +100,7 @@ class CollectionWorker:
 
     def _model_of_a_slide(self) -> Model:
         """Return the model; where it is fitted to each slide, a copy with the same parameters and other statistics."""
-        if not self._needs_fit:
-            return self._model
-        module = self._model.module
-        return replace(self._model, module=deepcopy(module, {id(weight): weight for weight in module.parameters()}))
+        return self._model.own() if self._needs_fit else self._model
 
     def _worker(self, slide: int) -> BlockWorker:
         with self._lock:

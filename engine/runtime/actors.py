@@ -15,7 +15,7 @@ from ray.exceptions import RayError, RayTaskError
 from engine.errors import RunError
 from engine.runtime.cluster import connect
 from engine.runtime.events import Failure, Receipt, Runner, Worker, WorkerFactory, one_line
-from engine.runtime.seats import Outcome, Seat, check_fit
+from engine.runtime.seats import Outcome, Patience, Seat, check_fit
 from engine.runtime.serial import run_safely
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class RayRunner(Runner):
         n_in_flight: int = 2,
         address: str | None = None,
         n_cpus: int | None = None,
-        patience: float | None = None,
+        patience: Patience | None = None,
         is_debug: bool = False,
     ) -> None:
         """Start the actors, and wait until the first is up.
@@ -75,7 +75,7 @@ class RayRunner(Runner):
             n_in_flight: Tasks at once on one actor; 2 let its stages overlap.
             address: The cluster to join; None for this process's Ray, or else a local one that ends with this runner.
             n_cpus: CPUs of a local Ray; what the workers need if None.
-            patience: Seconds after which a task without an answer takes its worker with it; no limit if None.
+            patience: By task, seconds after which no answer takes its worker with it; no limit if None.
             is_debug: Whether Ray and the workers may write to the terminal.
 
         Raises:
@@ -164,11 +164,12 @@ class RayRunner(Runner):
             self._owns_ray = False
             ray.shutdown()
 
-    def _end_overdue(self, patience: float) -> None:
+    def _end_overdue(self, patience: Patience) -> None:
         """Kill the workers whose oldest task has had no answer for too long: their calls then come back as deaths."""
         for seat in self._seats:
-            if seat.is_up and seat.name not in self._ended and seat.oldest_call() > patience:
-                self._ended[seat.name] = f"a task had no answer after {patience:g} s, and its worker was stopped"
+            limit = seat.overdue(patience) if seat.is_up and seat.name not in self._ended else None
+            if limit is not None:
+                self._ended[seat.name] = f"a task had no answer after {limit:g} s, and its worker was stopped"
                 ray.kill(seat.actor, no_restart=True)
 
     def _fill(self, seat: Seat) -> None:
@@ -197,7 +198,7 @@ class RayRunner(Runner):
         why = self._ended.get(f"{seat.number}.{outcome.life}") if error is not None else None
         is_dead = isinstance(error, RayError) and not isinstance(error, RayTaskError)
         if seat.life == outcome.life:
-            seat.calls.pop(task, None)
+            seat.settle(task, self._patience)
             if is_dead:
                 self._fill(seat)
             self._release(seat)

@@ -40,7 +40,8 @@ class Mask:
         return any(found.any() for found in self._coarse(index, level))
 
     def _coarse(self, index: tuple[int, ...], level: int) -> list[Cells]:
-        return [self.cells[self._cells_of(o, self._space(o, index, level)).slices] for o in self.plan.outputs]
+        spaces = [(o, self._space(o, index, level)) for o in self.plan.outputs]
+        return [self.cells[self._cells_of(o, space).slices] for o, space in spaces if space.n_voxels]
 
     def _space(self, output: OutputFacts, index: tuple[int, ...], level: int) -> Region:
         """Return the voxels of level 0, over space, that a block of a level stands for."""
@@ -119,22 +120,27 @@ def coverage(mask: Mask, ledger: Ledger) -> NDArray[np.uint8]:
     A cell over several blocks has the worst of their states: failed, then pending, then computed.
     """
     plan, cells = mask.plan, mask.cells
-    graph, n = plan.graph, len(plan.tilings)
+    graph = plan.graph
     states = ledger.states(0, graph.n_blocks).reshape(graph.counts)
     worst = {State.DONE: 0, State.SKIPPED: 0, State.PENDING: 1, State.FAILED: 2}
     rank = np.vectorize(worst.__getitem__, otypes=[np.uint8])(states)
     rank = rank.max(axis=tuple(range(len(plan.batches)))) if plan.batches else rank
-    found = np.zeros(cells.shape, np.uint8)
-    for corner in product((0, 1), repeat=n):
-        at = [_blocks_of(plan, axis, cells.shape[axis], is_last=bool(side)) for axis, side in enumerate(corner)]
-        found = np.maximum(found, rank[np.ix_(*at)])
+    for axis, n_cells in enumerate(cells.shape):
+        rank = _worst_along(rank, axis, _block_spans(plan, axis, n_cells))
     values = np.array([Coverage["computed"], Coverage["pending"], Coverage["failed"]], np.uint8)
-    return np.where(cells, values[found], np.uint8(Coverage["background"])).astype(np.uint8)
+    return np.where(cells, values[rank], np.uint8(Coverage["background"])).astype(np.uint8)
 
 
-def _blocks_of(plan: Plan, axis: int, n_cells: int, *, is_last: bool) -> NDArray[np.int64]:
-    """Return the block that decides the first, or last, input voxel of each cell along an axis."""
+def _block_spans(plan: Plan, axis: int, n_cells: int) -> NDArray[np.int64]:
+    """Return the first block that decides an input voxel of each cell along an axis, and one beyond the last."""
     assert plan.mask is not None
     tiling, cell = plan.tilings[axis], plan.mask.cell[axis]
-    voxels = np.arange(n_cells, dtype=np.int64) * cell + (cell - 1) * is_last
-    return np.asarray(np.minimum(np.minimum(voxels, tiling.extent.size - 1) // tiling.block, tiling.n_blocks - 1))
+    first = np.arange(n_cells, dtype=np.int64) * cell
+    ends = np.stack([first, np.minimum(first + cell, tiling.extent.size) - 1], axis=1) // tiling.block
+    return np.asarray(np.minimum(ends, tiling.n_blocks - 1) + np.array([0, 1]))
+
+
+def _worst_along(rank: NDArray[np.uint8], axis: int, spans: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Return the largest rank within each span along an axis."""
+    longer = np.pad(rank, [(0, int(i == axis)) for i in range(rank.ndim)])  # so that an end may lie beyond the last
+    return np.asarray(np.maximum.reduceat(longer, spans.reshape(-1), axis=axis).take(range(0, spans.size, 2), axis))

@@ -1,11 +1,15 @@
 """Places in the pool: which actor sits where, what it is doing, and who has to wait."""
 
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 from engine.errors import RunError
+
+Patience = Callable[[int], float]
+"""Seconds after which a task, by its number, is given up for want of an answer."""
 
 
 @dataclass(eq=False)
@@ -30,9 +34,22 @@ class Seat:
         """Name of the present actor."""
         return f"{self.number}.{self.life}"
 
-    def oldest_call(self) -> float:
-        """Return for how many seconds the oldest task in flight has had no answer; 0 if there is none."""
-        return time.monotonic() - min(self.calls.values()) if self.calls else 0.0
+    def overdue(self, patience: Patience) -> float | None:
+        """Return the longest patience with a task in flight, in seconds, if the oldest has had no answer for longer.
+
+        The longest, for what waits behind a slow task is no slower itself.
+        """
+        if not self.calls:
+            return None
+        limit = max(map(patience, self.calls))
+        return limit if time.monotonic() - min(self.calls.values()) > limit else None
+
+    def settle(self, task: int, patience: Patience | None) -> None:
+        """Take a task off; those of less patience, which may have waited for it, begin anew."""
+        if self.calls.pop(task, None) is None or patience is None:
+            return
+        limit, now = patience(task), time.monotonic()
+        self.calls = {other: now if patience(other) < limit else began for other, began in self.calls.items()}
 
     def n_free(self, n_in_flight: int) -> int:
         """Return how many calls, of ``n_in_flight`` at once, can be made now."""

@@ -12,7 +12,7 @@ from engine.geometry.axes import Axis
 from engine.storage import arrays, ngff
 from engine.storage.cells import CellGrid, store_cells
 from engine.storage.create import Coordinate, Flavour, create_volume, remove
-from engine.storage.ledger import Ledger
+from engine.storage.ledger import Ledger, State
 from engine.storage.stored import Volume, open_stored
 
 KEY = "haloengine"
@@ -61,6 +61,10 @@ class Output:
     """What the run was, as written when it was created, and what was learnt since."""
     volumes: Mapping[str, Volume]
     ledger: Ledger
+
+    def n_background(self, n_blocks: int) -> int:
+        """Return how many of the first ``n_blocks`` tasks were skipped: they hold only background."""
+        return int((self.ledger.states(0, n_blocks) == State.SKIPPED).sum())
 
     def record(self, **facts: object) -> None:
         """Add facts to the provenance, on disk. The driver alone calls this.

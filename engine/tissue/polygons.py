@@ -42,7 +42,7 @@ def rasterised(
                 f"polygon {number} of '{path}' is not as GeoJSON has it: rings of at least 4 points are wanted, which "
                 "end where they begin. Export it again."
             )
-    to_pixels = Affine.translation(offset[1], offset[0]) * Affine.scale(cell[1], cell[0])
+    to_pixels = Affine(cell[1], 0.0, offset[1], 0.0, cell[0], offset[0])
     filled = rasterize(polygons, out_shape=shape, transform=to_pixels, all_touched=True, dtype=np.uint8)
     return np.asarray(filled, np.bool_)
 

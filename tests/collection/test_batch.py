@@ -75,11 +75,12 @@ def test_the_good_slides_finish_the_bad_have_their_reasons_and_a_second_call_doe
     codes = {record.id: record.code for record in first.records if record.status == "failed"}
     assert codes["no-mpp"] == "no_mpp"
     assert codes["truncated"] == codes["damaged"] == "unreadable"
-    assert codes["empty"] == codes["text"] == "unreadable"
+    assert codes["empty"] == "empty"
+    assert codes["text"] == "unreadable"
     assert all("\n" not in r.reason and r.reason for r in first.records if r.status == "failed")
     with pytest.raises(RunError, match="5 of 8 slides failed .* --only-failed"):
         check_all_done(first)
-    rows = {row["id"]: row for row in csv.DictReader(open(first.table))}  # noqa: SIM115, PTH123
+    rows = {row["id"]: row for row in csv.DictReader(first.table.read_text().splitlines())}
     assert rows["good-1"]["status"] == "done"
     assert float(rows["good-1"]["tissue_mm2"]) > 0
     assert float(rows["good-1"]["seam_difference"]) < 1e-4
@@ -164,7 +165,7 @@ def test_a_decoder_that_crashes_or_hangs_takes_a_worker_and_not_the_run(tmp_path
 
     def pool(factory):
         script = CrashingFactory(factory, "good-1", "good-2")
-        return RayRunner(script, n_workers=1, n_in_flight=2, patience=6.0)
+        return RayRunner(script, n_workers=1, n_in_flight=2, patience=lambda task: 6.0)
 
     report = run_batch(slides, out, runner=pool)
     by_id = {record.id: record for record in report.records}

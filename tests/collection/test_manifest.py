@@ -36,3 +36,43 @@ def test_a_manifest_that_names_no_slides_is_refused_in_one_line(tmp_path, text, 
     with pytest.raises(CollectionError, match=wanted) as caught:
         entries_of([str(tmp_path / "m.csv")])
     assert "\n" not in str(caught.value)
+
+
+def test_a_manifest_as_spreadsheets_save_it_is_read(tmp_path):
+    text = '\ufeffslide,note,\r\na.svs,"two\r\nlines \u2028 here",\r\n,,\r\n'
+    (tmp_path / "m.csv").write_bytes(text.encode())
+    (entry,) = entries_of([str(tmp_path / "m.csv")])
+    assert entry.id == "a"
+    assert entry.others["note"].startswith("two")
+    assert set(entry.others) == {"note"}
+
+
+def test_paths_in_a_manifest_count_from_its_folder_and_one_slide_may_be_named_twice(tmp_path, monkeypatch):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep/regions.geojson").touch()
+    (tmp_path / "m.csv").write_text(
+        "slide,tissue\ndeep/a.svs,deep/regions.geojson\ndeep/../deep/a.svs,\nb.svs,none\nc.svs,auto\n"
+    )
+    monkeypatch.chdir(tmp_path / "deep")
+    entries = entries_of(["../m.csv", "a.svs"])
+    assert [entry.id for entry in entries] == ["a", "b", "c"]
+    assert all(entry.path.startswith("/") for entry in entries)
+    assert entries[0].tissue.startswith("/")
+    assert [entry.tissue for entry in entries[1:]] == ["none", "auto"]
+
+
+@pytest.mark.parametrize("name", ["../../etc/x", "a/b", "a\\b", "x#mpp=1", "tab\there", "n" * 300])
+def test_a_name_that_leads_out_of_the_folder_of_results_is_refused(tmp_path, name):
+    (tmp_path / "m.tsv").write_text(f'slide\tid\na.svs\t"{name}"\n')
+    with pytest.raises(CollectionError, match="a slide's name becomes a file's") as caught:
+        entries_of([str(tmp_path / "m.tsv")])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_slide_that_is_not_there_has_no_size_and_no_folder_hides_it(tmp_path):
+    (tmp_path / "array.zarr").mkdir()
+    (tmp_path / "array.zarr/.zarray").touch()
+    (entry,) = entries_of([f"{tmp_path}/array.zarr"])
+    assert entry.id == "array"
+    (gone,) = entries_of([f"{tmp_path}/gone.svs"])
+    assert gone.n_bytes == 0

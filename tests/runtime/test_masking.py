@@ -10,10 +10,13 @@ import engine
 from engine.errors import TissueError, VolumeError
 from engine.geometry.axes import Axis, Role
 from engine.geometry.region import Region
-from engine.prepare import Options
-from engine.run import run
+from engine.prepare import Options, prepare
+from engine.run import describe, run
 from engine.runtime.events import TaskDone
+from engine.runtime.masking import coverage
+from engine.show import report_rows, status_rows
 from engine.storage.create import create_volume
+from engine.storage.ledger import State
 from engine.storage.volume import open_volume
 
 SHAPE = (3, 452, 612)
@@ -82,11 +85,13 @@ def test_the_wanted_part_equals_the_whole_pass_whatever_the_blocks_and_the_rest_
     out = f"{tmp_path}/out.zarr"
     options = Options(tissue=f"{folder}/mask.zarr", tile=(96, 96), block=(block, block))
     report = run(f"{folder}/slide.zarr", Heads(), out, options=options)
-    assert report.is_complete and report.certificate.n_tiles > 0
+    assert report.is_complete
+    assert report.certificate.n_tiles > 0
     assert (report.summary.n_skipped > 0) == (block < 512)
     for name, path, scale in [("probability", "probability", 1), ("label", "labels/label", 1), ("coarse", "coarse", 4)]:
         wanted = wanted_voxels(mask, scale)
-        assert reference[name][..., wanted].std() > 0 and 0 < wanted.mean() < 1
+        assert reference[name][..., wanted].std() > 0
+        assert 0 < wanted.mean() < 1
         found = whole(f"{out}/{path}")
         np.testing.assert_allclose(found[..., wanted], reference[name][..., wanted], atol=1e-6, rtol=0)
         assert not found[..., ~wanted].any()
@@ -95,7 +100,7 @@ def test_the_wanted_part_equals_the_whole_pass_whatever_the_blocks_and_the_rest_
 
 
 def test_an_interrupted_masked_run_says_what_is_pending_and_resumes_to_the_same_bits(scene, tmp_path):
-    folder, mask, _ = scene
+    folder, _mask, _ = scene
     options = Options(tissue=f"{folder}/mask.zarr", tile=(96, 96), block=(64, 64))
     run(f"{folder}/slide.zarr", Heads(), f"{tmp_path}/one.zarr", options=options)
 
@@ -123,7 +128,8 @@ def test_a_block_that_fails_is_failed_in_the_coverage(scene, tmp_path):
 
     report = run(source, Heads(), f"{tmp_path}/out.zarr", options=options, listener=damage)
     found = whole(f"{tmp_path}/out.zarr/coverage")
-    assert report.summary.n_failed and not report.is_complete
+    assert report.summary.n_failed
+    assert not report.is_complete
     assert set(np.unique(found)) == {1, 2, 3}
     assert ((found == 2) == (mask == 0)).all()
 
@@ -145,7 +151,8 @@ def test_a_saved_plan_keeps_its_mask_and_refuses_another(scene, tmp_path):
     first = run(f"{folder}/slide.zarr", Heads(), f"{tmp_path}/one.zarr", options=Options(tissue=url))
     plan = engine.plan_json.plan_to_json(first.plan)
     again = run(f"{folder}/slide.zarr", Heads(), f"{tmp_path}/two.zarr", plan=plan)
-    assert again.plan.mask == first.plan.mask and again.is_complete
+    assert again.plan.mask == first.plan.mask
+    assert again.is_complete
     open_volume(url).write(Region.whole(mask.shape), 1 - mask)
     with pytest.raises(engine.errors.PlanError, match="the mask .* is not the one"):
         run(f"{folder}/slide.zarr", Heads(), f"{tmp_path}/three.zarr", plan=plan)
@@ -163,3 +170,59 @@ def test_nothing_wanted_is_refused_and_so_is_an_output_with_the_name_of_the_engi
 
     with pytest.raises(VolumeError, match="may not be called tissue"):
         run(f"{folder}/slide.zarr", Reserved(), f"{tmp_path}/out.zarr")
+
+
+class Unpadded(torch.nn.Module):
+    """One output loses 40 voxels on each side, so that its last blocks are empty."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.wide, self.same = torch.nn.Conv2d(3, 1, 81), torch.nn.Conv2d(3, 1, 3, padding=1)
+
+    def forward(self, x):
+        return {"less": self.wide(x / 255), "same": self.same(x / 255)}
+
+
+def test_blocks_of_an_unpadded_output_that_hold_nothing_are_skipped(scene, tmp_path):
+    folder, _, _ = scene
+    options = Options(tissue=f"{folder}/mask.zarr", block=(64, 64), tile=(192, 192))
+    report = run(f"{folder}/slide.zarr", Unpadded(), f"{tmp_path}/out.zarr", options=options)
+    assert report.is_complete
+    last = tuple(n - 1 for n in report.plan.graph.counts)
+    assert not report.plan.block_region(report.plan.output("less"), last).n_voxels
+
+
+def test_tissue_that_is_a_speck_is_certified(tmp_path):
+    pixels = np.random.default_rng(1).integers(0, 255, (3, 2048, 2048), dtype=np.uint8)
+    mask = np.zeros((64, 64), np.uint8)
+    mask[50, 9] = 1
+    stored(f"{tmp_path}/slide.zarr", pixels, spacing=0.5)
+    stored(f"{tmp_path}/mask.zarr", mask, spacing=16.0, names="yx")
+    options = Options(tissue=f"{tmp_path}/mask.zarr", tile=(96, 96), block=(64, 64), pyramid=False)
+    report = run(f"{tmp_path}/slide.zarr", Heads(), f"{tmp_path}/out.zarr", options=options)
+    assert report.is_complete
+    assert report.certificate.n_tiles == 4
+    assert report.n_background == 32 * 32 - 1
+    shown = dict(report_rows(report))
+    assert shown["background"].startswith("1,023 of 1,024 blocks skipped, which saved about ")
+    assert "1,024 of 1,024 stored or skipped" in shown["tasks"]
+    stands = dict(status_rows(engine.status(f"{tmp_path}/out.zarr")))
+    assert stands["background"] == shown["background"]
+    assert stands["wanted"].startswith("0.0% of y 64 x x 64 cells")
+
+
+def test_a_cell_over_many_small_blocks_has_the_worst_of_them_all(scene, tmp_path):
+    folder, mask, _ = scene
+    options = Options(tissue=f"{folder}/mask.zarr", tile=(40, 40), block=(8, 8), pyramid=False)
+    prepared = prepare(f"{folder}/slide.zarr", Heads(), options)
+    output = describe(prepared, f"{tmp_path}/out.zarr", options=options)
+    graph = prepared.plan.graph
+    for task in range(graph.n_blocks):
+        output.ledger.mark(task, State.DONE)
+    inside = graph.task(0, (2 * 4 + 1, 3 * 4 + 2))  # neither the first nor the last block of cell (2, 3)
+    output.ledger.mark(inside, State.FAILED, "by hand")
+    found = coverage(prepared.mask, output.ledger)
+    assert found[2, 3] == 3
+    assert (found == 3).sum() == 1
+    assert ((found == 1) == (mask > 0) & (found != 3)).all()
