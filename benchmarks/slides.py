@@ -29,6 +29,12 @@ MEMORY = 2 * 2**30
 OTHER = Path(os.environ.get("TIATOOLBOX_PYTHON", "/tmp/tia-env/bin/python"))
 """Python of the environment that ``tiatoolbox_child.py`` tells how to make."""
 
+SIDE_BY_SIDE, AVERAGED = 512, 256
+"""Strides of TIAToolbox's tiles of 512: without overlap, and with its usual one."""
+
+ROUNDS = 2
+"""Turns of ours and of TIAToolbox, one after the other; the better of each counts."""
+
 COLUMNS = ("way", "seconds", "peak memory", "of it imports", "max |difference|", "labels changed", "written")
 
 
@@ -40,13 +46,20 @@ def main() -> list[Result]:
         whole = child(folder, slide, "--whole")
         reference = np.load(folder / "whole.npy")
         assert reference.std() > 0.01
-        ours = child(folder / "a", slide)
+        turns = [(child(folder / f"a{n}", slide), theirs(folder / f"t{n}", slide, SIDE_BY_SIDE)) for n in range(ROUNDS)]
+        ours = min((one for one, _ in turns), key=lambda facts: facts["seconds"])
+        beside = [other for _, other in turns if other is not None]
         masked = child(folder / "b", slide, "--tissue", "auto")
         rows = [
             ("whole pass in memory", whole, reference, "nothing"),
-            ("ours, from the file", ours, stored(folder / "a"), "3 maps in levels"),
+            ("ours, from the file", ours, stored(folder / "a0"), "3 maps in levels"),
         ]
-        rows += theirs(folder, slide)
+        if beside:
+            best = min(beside, key=lambda facts: facts["seconds"])
+            usual = theirs(folder / "usual", slide, AVERAGED)
+            assert usual is not None
+            rows.append(("TIAToolbox, 512 side by side", best, np.load(best["probability"]), "1 map, 1 level"))
+            rows.append(("TIAToolbox, stride 256, averaged", usual, np.load(usual["probability"]), "1 map, 1 level"))
         table = tuple(row(*one, reference) for one in rows)
         return [
             Result("A slide beside TIAToolbox", COLUMNS, table, told(masked)),
@@ -69,24 +82,15 @@ def said(python: Path, command: list[str]) -> dict[str, Any]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def theirs(folder: Path, slide: Path) -> list[tuple[str, dict[str, Any], np.ndarray, str]]:
-    """Return TIAToolbox's rows, with its usual overlaps; none where its environment is not there."""
+def theirs(out: Path, slide: Path, stride: int) -> dict[str, Any] | None:
+    """Return what TIAToolbox says; None where its environment is not there."""
     if not OTHER.exists():
         print(f"TIAToolbox is left out: {OTHER} is not there; see benchmarks/tiatoolbox_child.py")
-        return []
-    script = folder / "network.pt"
-    export(script)
-    found = []
-    ways = {
-        "TIAToolbox, 512 side by side": ("512", "512"),
-        "TIAToolbox, 512 stride 256, averaged": ("512", "256"),
-    }
-    for way, (tile, stride) in ways.items():
-        out = folder / f"tia-{stride}"
-        command = [str(ROOT / "benchmarks" / "tiatoolbox_child.py"), "--slide", str(slide), "--model", str(script)]
-        facts = said(OTHER, [*command, "--out", str(out), "--tile", tile, "--stride", stride])
-        found.append((f"{way} ({facts['tiatoolbox']})", facts, np.load(facts["probability"]), "1 map, 1 level"))
-    return found
+        return None
+    out.mkdir(parents=True, exist_ok=True)
+    export(out / "network.pt")
+    command = [str(ROOT / "benchmarks" / "tiatoolbox_child.py"), "--slide", str(slide), "--out", str(out)]
+    return said(OTHER, [*command, "--model", str(out / "network.pt"), "--tile", "512", "--stride", str(stride)])
 
 
 def export(path: Path) -> None:
@@ -127,7 +131,8 @@ def told(masked: dict[str, Any]) -> str:
     """Return how to read the table."""
     return (
         f"CMU-1-Small-Region mirrored to {SIZE} x {SIZE}, JPEG tiles, the U-Net of jobs/nuclei_unet.py, 2 threads, one "
-        f"process each (ours: the serial runner, --memory 2G), imports not timed; ours has learning, planning, "
+        f"process each (ours: the serial runner, --memory 2G), imports not timed, the better of "
+        f"{ROUNDS} turns; ours has learning, planning, "
         f"levels and the seam certificate. With --tissue auto ours takes {masked['seconds']:.1f} s: "
         f"{masked['n_skipped']} of {masked['n_blocks']} blocks hold no tissue. Wanted: exact, at least 1.5 times "
         "faster than TIAToolbox, with no more memory."

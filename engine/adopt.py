@@ -66,7 +66,9 @@ def adopt(
             f"the source at '{plan.source.url}' is not the one that {owner} was made from: fingerprint "
             f"{found[:12]} now, {plan.source.fingerprint[:12]} then. Restore it, or start a new run."
         )
-    set_constants(loaded.module, plan.model.constants)
+    if plan.model.constants:
+        loaded = loaded.own()
+        set_constants(loaded.module, plan.model.constants)
     mask = None
     if plan.mask is not None:
         cells = wanted_cells(plan.source.url, plan.mask.method, cell=plan.mask.cell) if cells is None else cells

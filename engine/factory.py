@@ -53,9 +53,11 @@ def open_worker(
     device: torch.device,
     stages: Stages | None = None,
 ) -> BlockWorker:
-    """Return a worker for a loaded model, which is given the constants of the plan, in place."""
+    """Return a worker for a loaded model; where the plan has constants, for a copy that is given them."""
     source = open_volume(plan.source.url, axes=axes)
-    set_constants(model.module, plan.model.constants)
+    if plan.model.constants:
+        model = model.own()
+        set_constants(model.module, plan.model.constants)
     forward = Forward(model.module, model.dtype, device, plan.model.precision, plan.batch_size)
     mask = Mask(plan, read_cells(f"{output_url}/{WANTED}") > 0) if plan.mask is not None else None
     return BlockWorker(plan, forward, source, dict(open_output(output_url).volumes), mask=mask, stages=stages)

@@ -14,6 +14,7 @@ from engine.geometry.model_geometry import ModelGeometry
 from engine.memory import BASE_BYTES, available_bytes, n_cpus
 from engine.models.allocator import keep_freed_memory
 from engine.models.culprit import check_determinism
+from engine.models.fitted import unfitted
 from engine.models.forward import free_device_bytes, pick_device
 from engine.models.learn import blamed_on, check_periodic, cost_of, example, learn, precision_error, probe_shapes
 from engine.models.load import Model, load_model
@@ -127,7 +128,9 @@ def prepare(
         EngineError: If anything is refused; every refusal happens here.
     """
     check_options(options)
-    url = at_resolution(source, loaded := load_model(model, weights=options.weights), mpp=options.mpp)
+    loaded = load_model(model, weights=options.weights)
+    loaded = loaded.own() if unfitted(loaded.module) else loaded
+    url = at_resolution(source, loaded, mpp=options.mpp)
     volume = open_volume(url, axes=options.axes)
     seen = sight(source, loaded, tissue=options.tissue, mpp=options.mpp, tell=tell)
     learnt = learn_model(loaded, volume, options, tell=tell)

@@ -35,7 +35,7 @@ from engine.slides import draw_tissue, slide_objects
 from engine.storage.output import open_output
 
 HERE = Path(__file__).resolve().parent
-MODEL = f"{HERE / 'nuclei_unet.py'}:nuclei"
+MODEL = f"{HERE / 'nuclei_unet.py'}:nuclei_and_stains"
 
 N_CERTIFIED = 8
 """Tiles recomputed for the seam certificate."""
@@ -126,7 +126,7 @@ def show(asked: argparse.Namespace) -> Report:
         check_complete(report)
 
     with clock.stage("objects: each nucleus once, whichever blocks it lies in"):
-        objects = slide_objects(str(result), RECIPE, measured=("probability", "uncertainty"))
+        objects = slide_objects(str(result), RECIPE, measured=("probability", "uncertainty", "stain"))
         written = [near(Path(url)) for url in (objects.table_url, objects.geojson_url) if url]
         console.print(f"{objects.n_objects:,} nuclei: {', '.join(written)}")
 
@@ -215,7 +215,7 @@ def next_lines(result: Path, slide: Path) -> str:
     lines = [
         (f"{engine} status {url}", "what is done, and the certificate"),
         (f"{engine} verify {url} --tiles 32", "recompute other tiles"),
-        (f"{engine} check {near(HERE / 'nuclei_unet.py')}:nuclei", "what the network needs of its input"),
+        (f"{engine} check {near(HERE / 'nuclei_unet.py')}:nuclei_and_stains", "what the network needs of its input"),
         (f"{engine} tissue {near(slide)} tissue.png", "what --tissue auto wants of a slide"),
         (f"qupath open {near(slide)}", f"and drag {url}/objects/nuclei/objects.geojson.gz onto it"),
         (f"napari --plugin napari-ome-zarr {url}", "probability, label and instances"),

@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
+from engine.models.stain import STAINS, Deconvolve
+
 WEIGHTS = Path(__file__).with_name("nuclei_unet.safetensors")
 WIDTHS = (12, 24, 48)
 """Channels per level; each level has half the resolution of the one before."""
@@ -66,6 +68,25 @@ class Nuclei(nn.Module):
         q = p.clamp(1e-6, 1 - 1e-6)
         entropy = -(q * torch.log(q) + (1 - q) * torch.log(1 - q)) / 0.6931471805599453
         return {"probability": p, "label": (p[:, 0] > THRESHOLD).to(torch.uint8), "uncertainty": entropy}
+
+
+class NucleiAndStains(Nuclei):
+    """The same, and how much haematoxylin and eosin there is: what objects are measured by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.deconvolve = Deconvolve(STAINS["hed"][:2])
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the three maps of :class:`Nuclei`, and ``stain`` (b, 2, y, x) float32, in natural logarithms."""
+        return {**super().forward(x), "stain": self.deconvolve(x)[:, :2]}
+
+
+def nuclei_and_stains() -> NucleiAndStains:
+    """Return the trained network with the two stains beside its maps."""
+    model = NucleiAndStains()
+    model.network.load_state_dict(load_file(WEIGHTS))
+    return model.eval()
 
 
 def nuclei() -> Nuclei:

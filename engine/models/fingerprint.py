@@ -22,7 +22,7 @@ def fingerprint(module: torch.nn.Module, *, programs: tuple[Path, ...] = ()) -> 
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         raw = tensor.detach().to(memory_format=torch.contiguous_format, device="cpu").contiguous()
         digest.update(raw.reshape(-1).view(torch.uint8).numpy())
-    for text in sorted(set(_codes(module))):
+    for text in sorted({*_codes(module), *_settings(module)}):
         digest.update(text.encode())
     return digest.hexdigest()
 
@@ -35,6 +35,22 @@ def _tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
         bare = {key: value for key, value in vars(submodule).items() if isinstance(value, torch.Tensor)}
         found.update({f"{path}.{key}": value for key, value in bare.items()})
     return found
+
+
+def _settings(module: torch.nn.Module) -> Iterator[str]:
+    """Yield what submodules of Python keep as plain values: a threshold, a dtype, the range of a quantiser."""
+    for path, submodule in module.named_modules():
+        if isinstance(submodule, torch.jit.ScriptModule | torch.fx.GraphModule):
+            continue
+        for key, value in vars(submodule).items():
+            if not key.startswith("_") and key != "training" and _is_plain(value):
+                yield f"{path}.{key} = {value!r}"
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, tuple | list):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, bool | int | float | str | torch.dtype)
 
 
 def _codes(module: torch.nn.Module) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """What a model is once it is loaded: one module from a tensor to named tensors, and its fingerprint."""
 
 import re
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -39,6 +40,11 @@ class Model:
     kind: Kind
     n_parameter_bytes: int
     """Bytes of parameters and buffers."""
+
+    def own(self) -> "Model":
+        """Return the same with a module that can be fitted and leaves this one as it is; they share the weights."""
+        shared = {id(weight): weight for weight in self.module.parameters()}
+        return replace(self, module=deepcopy(self.module, shared))
 
 
 class NamedOutputs(torch.nn.Module):

@@ -16,7 +16,7 @@ from torch import nn
 from engine.errors import ModelError, WeightsError
 from engine.models.load import Model, absolute_spec, load_model, parse_spec
 from engine.models.programs import is_arithmetic
-from engine.models.wrappers import ArgMax, Compose
+from engine.models.wrappers import ArgMax, Compose, Quantise
 
 NET = """
 import torch
@@ -365,3 +365,9 @@ def test_the_fingerprint_tells_settings_code_weights_and_constants_apart() -> No
     assert len(set(prints)) == len(prints)
     assert prints[0] == load_model(dilated(1)).fingerprint
     assert load_model(dilated(1)).spec == "<module Conv2d>"
+
+
+def test_settings_that_are_no_tensors_are_part_of_the_fingerprint():
+    ranges = {load_model(Quantise(0.0, high)).fingerprint for high in (1.0, 2.0, 1.0)}
+    assert len(ranges) == 2
+    assert load_model(ArgMax()).fingerprint != load_model(ArgMax(torch.int16)).fingerprint
