@@ -47,7 +47,8 @@ def main() -> list[Result]:
         tried = done.stdout.partition("failed, ")[2].partition(" tried")[0]
         figures = (tried, counts["done"], counts["failed"], done.returncode, f"{seconds:.1f}")
         rows.append((name, *map(str, figures)))
-    reasons = {record["id"]: (record["code"], record["reason"]) for record in records if record["status"] == "failed"}
+    failed = [record for record in records if record["status"] == "failed"]
+    reasons = {record["id"]: (record["code"], record["reason"].replace(f"{slides}/", "")) for record in failed}
     if set(reasons) != set(BAD):
         raise RuntimeError(f"these failed: {reasons}")
     pixels = sum(SIDES[i % len(SIDES)] ** 2 for i in range(N_GOOD))

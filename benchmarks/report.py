@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from engine.memory import n_cpus
@@ -34,7 +35,7 @@ def show(result: Result) -> None:
     for i, column in enumerate(result.columns):
         table.add_column(column, justify="left" if i == 0 else "right")
     for row in result.rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     Console(width=160).print(table)
 
 
