@@ -185,7 +185,7 @@ class CollectionQueue:
         del self.open[slide.number]
         reason = slide.failures[0] if slide.failures else ""
         if len(slide.failures) > 1:
-            reason = f"{len(slide.failures)} steps of {slide.n_blocks} blocks failed, the first: {reason}"
+            reason = f"{len(slide.failures)} of {slide.n_blocks} blocks failed, the first: {reason}"
         self._settled(
             replace(
                 slide.record,

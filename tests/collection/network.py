@@ -2,6 +2,9 @@
 
 import torch
 
+from engine.models.fitted import Statistics
+from engine.models.wrappers import Compose
+
 
 class StainNet(torch.nn.Module):
     """Probability and label of nuclei, from two convolutions."""
@@ -24,3 +27,21 @@ def stain_net():
 
 def other_net():
     return StainNet(1)
+
+
+class Centred(Statistics):
+    """Takes the slide's own mean colour away."""
+
+    def __init__(self):
+        super().__init__(mean=torch.full((3,), 128.0))
+
+    def measure(self, pixels):
+        return {"mean": pixels.mean(0)}
+
+    def forward(self, x):
+        self.check_fitted()
+        return x - self.mean[:, None, None] + 128
+
+
+def centred_net():
+    return Compose(Centred(), StainNet(0))

@@ -110,6 +110,24 @@ def test_a_slide_in_a_collection_equals_the_slide_alone(tmp_path):
         np.testing.assert_allclose(ours, alone, atol=1e-6, rtol=0)
 
 
+def test_statistics_of_one_slide_are_not_those_of_another(tmp_path):
+    slides, out, model = tmp_path / "slides", tmp_path / "out", MODEL.replace("stain_net", "centred_net")
+    slides.mkdir()
+    good(slides, 3)
+    report = batch([str(slides)], model, str(out), options=OPTIONS, n_certified=2)
+    assert report.count("done") == 3
+    found = []
+    for i in range(3):
+        alone = engine.run(
+            f"{slides}/good-{i}.tiff", model, f"{tmp_path}/{i}.zarr", options=Options(tissue="auto", tile=(192, 192), threads=2)
+        )
+        found.append(alone.plan.model.constants)
+        one, two = (open_volume(f"{url}/probability") for url in (f"{out}/good-{i}.zarr", f"{tmp_path}/{i}.zarr"))
+        one, two = (v.read(Region.whole(v.shape)) for v in (one, two))
+        np.testing.assert_allclose(one, two, atol=1e-6, rtol=0)
+    assert found[0] != found[1] != found[2]
+
+
 def test_a_mended_slide_is_done_by_only_failed(tmp_path):
     slides, out = tmp_path / "slides", tmp_path / "out"
     slides.mkdir()
