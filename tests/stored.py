@@ -21,8 +21,9 @@ def store(path: Path, array: np.ndarray, names: str | Sequence[str], *, chunk: i
 
 
 def stored(url: str | Path, name: str = "output", *, level: int = 0) -> np.ndarray:
-    """Return a level of an output, read by plain Zarr."""
-    return np.asarray(zarr.open_array(f"{url}/{name}/{level}", mode="r")[...])
+    """Return a level of an output, read by plain Zarr; label maps lie under ``labels``."""
+    path = name if (Path(url) / name).exists() else f"labels/{name}"
+    return np.asarray(zarr.open_array(f"{url}/{path}/{level}", mode="r")[...])
 
 
 def objects(url: str | Path) -> list[Path]:

@@ -33,7 +33,7 @@ def _tiled(source: str, module: nn.Module, output: Path, **options: object) -> t
     """Run a module over a volume with the plain loop, and return what is stored."""
     report = engine.run(source, module, str(output), options=engine.Options(threads=THREADS, **options), n_certified=2)  # type: ignore[arg-type]
     assert report.is_complete, report
-    return stored(output) if (output / "output" / "0").exists() else _cf(output), report
+    return _cf(output) if (output / "output" / "output").exists() else stored(output), report
 
 
 def _cf(output: Path) -> np.ndarray:

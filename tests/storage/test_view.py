@@ -303,8 +303,10 @@ def test_a_slide_runs_at_a_resolution_and_the_output_says_it(tmp_path):
     made = open_volume(f"{out}/output")
     assert [axis.spacing for axis in made.axes[1:]] == [1.1, 1.1]
     assert made.levels[0].translation == pytest.approx(open_volume(url).levels[0].translation)
+    moved = Path(path).rename(tmp_path / "moved.svs")  # it is still read at the plan's resolution
+    assert engine.resume(str(out), model=Blur().eval(), source=str(moved)).is_complete
     with pytest.raises(EngineError, match="is not the one"):
-        engine.resume(str(out), model=Blur().eval(), source=path)
+        engine.resume(str(out), model=Blur().eval(), source=f"{moved}#mpp=2.2")
 
 
 @pytest.mark.real
