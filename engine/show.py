@@ -143,6 +143,7 @@ def report_rows(report: Report) -> list[Row]:
             f"{summary.n_workers_lost} workers lost",
         ),
         *background_rows(plan, report.n_background),
+        *_tile_rows(report),
         ("wall time", _duration(summary.seconds)),
         ("throughput", f"{summary.n_voxels / max(summary.seconds, 1e-9) / 1e6:.2f} M output voxels/s"),
         (
@@ -161,11 +162,21 @@ def report_rows(report: Report) -> list[Row]:
 
 
 def background_rows(plan: Plan, n_background: int) -> list[Row]:
-    """Return what a mask saved: whole blocks; tiles left out of the other blocks come on top."""
+    """Return what a mask saved of whole blocks; tiles left out of the other blocks come on top."""
     if plan.mask is None:
         return []
     n, saved = plan.graph.n_blocks, _duration(plan.seconds_of(n_background))
     return [("background", f"{n_background:,} of {n:,} blocks skipped, which saved about {saved} of computing")]
+
+
+def _tile_rows(report: Report) -> list[Row]:
+    """Return what a mask saved in all, where one call did all of the run."""
+    plan, summary = report.plan, report.summary
+    if plan.mask is None or summary.n_done_before or not summary.is_complete:
+        return []
+    n_left_out = plan.n_tiles - summary.n_tiles
+    saved = _duration(plan.n_seconds * n_left_out / plan.n_tiles)
+    return [("tiles", f"{summary.n_tiles:,} of {plan.n_tiles:,} computed; leaving out the others saved about {saved}")]
 
 
 def certificate_rows(certificate: dict[str, object]) -> list[Row]:

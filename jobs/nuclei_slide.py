@@ -26,6 +26,7 @@ from engine.errors import EngineError
 from engine.memory import format_bytes, n_cpus
 from engine.objects.find import ObjectsReport
 from engine.objects.recipe import Method, ObjectClass, Recipe
+from engine.plan import Plan
 from engine.prepare import Options, Prepared, prepare
 from engine.run import Report, check_complete, run_prepared, serial_runner
 from engine.runner import ray_runner
@@ -185,10 +186,9 @@ def closing_rows(
     probability, label = certificate.outputs["probability"], certificate.outputs["label"]
     stages = ", ".join(f"{name.split(':')[0].split(',')[0]} {seconds:.1f}" for name, seconds in clock.seconds.items())
     tile, size = (" x ".join(f"{n:,}" for n in shape) for shape in (plan.tile_shape, prepared.source.shape[1:]))
-    n_all = plan.graph.n_tasks
     return [
         ("slide", f"{size} pixels of {prepared.source.axes[-1].spacing:g} um, read from the scanner's file"),
-        ("skipped", f"{summary.n_skipped} of {n_all} blocks hold no tissue: {saved(prepared, summary.n_skipped)}"),
+        ("left out", left_out(plan, summary.n_tiles)),
         ("cut into", f"{plan.graph.n_blocks:,} blocks, tiles of {tile}, halo {before} + {after} voxels"),
         ("seconds", f"{stages}; in all {sum(clock.seconds.values()):.1f}"),
         ("peak memory", f"{format_bytes(summary.peak_rss_bytes)} of the largest worker"),
@@ -202,11 +202,10 @@ def closing_rows(
     ]
 
 
-def saved(prepared: Prepared, n_skipped: int) -> str:
-    """Return about how much computing the skipped blocks would have been."""
-    plan = prepared.plan
-    seconds = plan.n_seconds * min(n_skipped, plan.graph.n_blocks) / plan.graph.n_blocks
-    return f"about {seconds:.1f} s of computing saved"
+def left_out(plan: Plan, n_tiles: int) -> str:
+    """Return how many tiles touch no tissue, and about how much computing that saved."""
+    n = plan.n_tiles - n_tiles
+    return f"{n} of {plan.n_tiles} tiles touch no tissue: about {plan.n_seconds * n / plan.n_tiles:.1f} s saved"
 
 
 def next_lines(result: Path, slide: Path) -> str:

@@ -40,6 +40,8 @@ class Receipt:
     write_seconds: float = 0.0
     n_voxels: int = 0
     """Output voxels stored."""
+    n_tiles: int = 0
+    """Tiles computed: fewer than a block has where some of it is not wanted."""
     n_bytes_read: int = 0
     n_bytes_written: int = 0
     peak_rss_bytes: int = 0
@@ -168,6 +170,8 @@ class Summary:
     n_retried: int
     n_workers_lost: int
     n_voxels: int
+    n_tiles: int
+    """Tiles that this run computed."""
     n_bytes_read: int
     n_bytes_written: int
     read_seconds: float
@@ -221,6 +225,7 @@ class Tally:
     n_retried: int = 0
     lost: set[str] = field(default_factory=set)
     n_voxels: int = 0
+    n_tiles: int = 0
     n_bytes_read: int = 0
     n_bytes_written: int = 0
     read_seconds: float = 0.0
@@ -233,6 +238,7 @@ class Tally:
         self.n_skipped += receipt.is_skipped
         self.n_done += not receipt.is_skipped
         self.n_voxels += receipt.n_voxels
+        self.n_tiles += receipt.n_tiles
         self.n_bytes_read += receipt.n_bytes_read
         self.n_bytes_written += receipt.n_bytes_written
         self.read_seconds += receipt.read_seconds

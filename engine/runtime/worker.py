@@ -113,7 +113,8 @@ class BlockWorker:
             n_read = block.nbytes
             held = self.forward.upload(block)
         with self._stages.compute.enter(spent, "compute"):
-            results = self._stages.computer.submit(self._compute, plan, held, block, index, wanted).result()
+            computed = self._stages.computer.submit(self._compute, plan, held, block, index, wanted)
+            results, n_tiles = computed.result()
         del held, block
         with self._stages.write.enter(spent, "write"):
             voxels = self.forward.download(results)
@@ -127,18 +128,20 @@ class BlockWorker:
             compute_seconds=spent["compute"],
             write_seconds=spent["write"],
             n_voxels=n_voxels,
+            n_tiles=n_tiles,
             n_bytes_read=n_read,
             n_bytes_written=n_written,
         )
 
     def _compute(
         self, plan: Plan, held: Held, block: np.ndarray, index: tuple[int, ...], wanted: Mapping[str, Cells] | None
-    ) -> Held:
-        """Run the tiles of a block, with smaller tiles whenever memory runs out; later blocks keep the smaller tile."""
+    ) -> tuple[Held, int]:
+        """Run the tiles of a block, and count them; smaller ones when memory runs out, which later blocks keep."""
         had = plan.read_region(index)
         while True:
             try:
-                return self.forward.run(held, block_jobs(plan, index, wanted), block_shapes(plan, index))
+                jobs = block_jobs(plan, index, wanted)
+                return self.forward.run(held, jobs, block_shapes(plan, index)), len(jobs)
             except TileMemoryError:
                 smaller = shrink_tile(plan)
                 if smaller is None:

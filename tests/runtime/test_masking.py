@@ -88,6 +88,7 @@ def test_the_wanted_part_equals_the_whole_pass_whatever_the_blocks_and_the_rest_
     assert report.is_complete
     assert report.certificate.n_tiles > 0
     assert (report.summary.n_skipped > 0) == (block < 512)
+    assert 0 < report.summary.n_tiles < report.plan.n_tiles
     for name, path, scale in [("probability", "probability", 1), ("label", "labels/label", 1), ("coarse", "coarse", 4)]:
         wanted = wanted_voxels(mask, scale)
         assert reference[name][..., wanted].std() > 0
