@@ -26,8 +26,8 @@ SIZE = 6144
 MEMORY = 2 * 2**30
 """Limit of ours, in bytes: no more than TIAToolbox takes."""
 
-OTHER = Path(os.environ.get("TIATOOLBOX_PYTHON", "/tmp/tia-env/bin/python"))
-"""Python of the environment that ``tiatoolbox_child.py`` tells how to make."""
+OTHER = Path(os.environ.get("TIATOOLBOX_PYTHON", ROOT.parent / "tia-env" / "bin" / "python"))
+"""Python of the environment that ``tiatoolbox_child.py`` tells how to make, beside the repository."""
 
 SIDE_BY_SIDE, AVERAGED = 512, 256
 """Strides of TIAToolbox's tiles of 512: without overlap, and with its usual one."""

@@ -2,13 +2,13 @@
 
 It needs another torch, zarr and numpy than the engine. Make its environment outside the repository (6.5 GB; 2 minutes):
 
-    python3.11 -m venv /tmp/tia-env
-    /tmp/tia-env/bin/pip install tiatoolbox==2.1.3 torch==2.12.1 torchvision==0.27.1 numpy==2.4.3 zarr==3.1.6 \
+    python3.11 -m venv ../tia-env
+    ../tia-env/bin/pip install tiatoolbox==2.1.3 torch==2.12.1 torchvision==0.27.1 numpy==2.4.3 zarr==3.1.6 \
         dask==2026.7.0 openslide-python==1.4.3 openslide-bin==4.0.1.1 opencv-python==4.14.0.94 psutil
 
 torch and torchvision are the builds of the package index, with CUDA: they run without a GPU too. Then
 
-    /tmp/tia-env/bin/python benchmarks/tiatoolbox_child.py --slide SLIDE --model MODEL.pt --out FOLDER --tile 512 \
+    ../tia-env/bin/python benchmarks/tiatoolbox_child.py --slide SLIDE --model MODEL.pt --out FOLDER --tile 512 \
         --stride 256 [--core 256] [--mask] [--mpp 0.5] [--batch 8]
 
 MODEL.pt is a TorchScript module from float RGB 0..255 (b, 3, y, x) to probabilities (b, c, y, x) of the same size. The
