@@ -132,7 +132,7 @@ def prepare(
     loaded = loaded.own() if unfitted(loaded.module) else loaded
     url = at_resolution(source, loaded, mpp=options.mpp)
     volume = open_volume(url, axes=options.axes)
-    seen = sight(source, loaded, tissue=options.tissue, mpp=options.mpp, tell=tell)
+    seen = sight(url, loaded, tissue=options.tissue, tell=tell)
     learnt = learn_model(loaded, volume, options, tell=tell)
     tell("weighing tile and block shapes")
     lost = tuple(sum(program.widest_halo) for program in learnt.geometry.programs)

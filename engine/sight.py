@@ -76,26 +76,23 @@ class Sight:
 
 
 def sight(
-    source: str,
+    url: str,
     model: Model,
     *,
     tissue: str | None = None,
-    mpp: float | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Sight:
-    """Return what ``model`` is to see of the volume at ``source``, and fit the model's statistics to it, in place.
+    """Return what ``model`` is to see of the volume at ``url``, and fit the model's statistics to it, in place.
 
     Args:
-        source: URL of a volume or a slide.
-        model: The model; what it declares of its resolution counts unless ``mpp`` is given.
+        url: A volume or a slide, at the model's resolution: see :func:`at_resolution`.
+        model: The model.
         tissue: How the wanted part is found; see ``tissue/wanted.py``.
-        mpp: Micrometre per voxel to read at.
         tell: Is told, line by line, what goes on.
 
     Raises:
         EngineError: If the source has no such resolution, holds nothing wanted, or cannot be fitted to.
     """
-    url = at_resolution(source, model, mpp=mpp)
     cells: Cells | None = None
     cell: tuple[int, ...] = ()
     if tissue is not None:

@@ -78,13 +78,14 @@ class CollectionWorker:
 
     def _plan(self, slide: int) -> None:
         """Open a slide, plan its run and describe its output; or see that the output that is there is its own."""
-        job, entry, url = self._job, self._job.entries[slide], self._job.output(slide)
+        job, url = self._job, self._job.output(slide)
         model = self._model_of_a_slide()
+        place = at_resolution(job.entries[slide].url, model, mpp=job.mpp)
         if arrays.exists(url):
-            prepared, _, _ = reopen(url, source=at_resolution(entry.url, model, mpp=job.mpp), model=model)
+            prepared, _, _ = reopen(url, source=place, model=model)
             open_output(url).record(plan=plan_to_json(prepared.plan))  # it says where the slide lies now
             return
-        seen = sight(entry.url, model, tissue=job.tissue_of(slide), mpp=job.mpp)
+        seen = sight(place, model, tissue=job.tissue_of(slide))
         source = open_volume(seen.url, axes=job.axes)
         plan = make_plan(source_facts(source, seen.url), job.facts, job.geometry, job.cost, job.wishes)
         plan = replace(plan, model=replace(plan.model, constants=seen.constants))

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from engine.errors import UsageError
+from engine.storage.ngff import PALETTE
 
 
 class Method(StrEnum):
@@ -35,10 +36,6 @@ class ObjectClass:
     name: str
     colour: tuple[int, int, int]
     """Red, green, blue, 0 to 255."""
-
-
-PALETTE = ((200, 0, 0), (0, 120, 200), (0, 160, 60), (230, 160, 0), (140, 60, 180), (0, 170, 170), (160, 100, 40))
-"""Colours of classes that were given none, in turn."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,7 @@ class Recipe:
         """Return the name and colour of a class, also of one that was not named.
 
         >>> Recipe().class_of(3)
-        ObjectClass(name='Class 3', colour=(0, 160, 60))
+        ObjectClass(name='Class 3', colour=(133, 153, 0))
         """
         return self.classes.get(value) or ObjectClass(f"Class {value}", PALETTE[(value - 1) % len(PALETTE)])
 

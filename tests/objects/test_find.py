@@ -271,7 +271,7 @@ def test_classes_have_names_and_colours(tmp_path):
         f["properties"]["classification"]["name"]: f["properties"]["classification"]["color"]
         for f in read_features(report.geojson_url)
     }
-    assert colours == {"Tumour": [1, 2, 3], "Class 2": [0, 120, 200]}
+    assert colours == {"Tumour": [1, 2, 3], "Class 2": [38, 139, 210]}
 
 
 REFUSED = {  # what is asked of a uint8 class map of (60, 60) and a float32 volume of (60, 60) and one of (30, 30)
