@@ -7,7 +7,6 @@ plan of 10^9 blocks is as small as one of ten.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from fractions import Fraction
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -256,10 +255,6 @@ class Plan:
         shape = self.level_shape(output, level)
         start = tuple(min(i * b, n) for i, b, n in zip(full, output.shard_shape, shape, strict=True))
         return Region(start, tuple(min(a + b, n) for a, b, n in zip(start, output.shard_shape, shape, strict=True)))
-
-    def spatial_scale(self, output: OutputFacts) -> tuple[Fraction, ...]:
-        """Return output voxels per input voxel, per space axis."""
-        return tuple(tiling.program.scale(output.name) for tiling in self.tilings)
 
     def output(self, name: str) -> OutputFacts:
         """Return the output of that name."""

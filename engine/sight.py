@@ -8,22 +8,28 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine.geometry.axes import Role, positions
 from engine.models.fitted import constants, fit_all, unfitted
 from engine.models.load import Model
 from engine.models.resolution import declared_mpp
 from engine.plan import MaskFacts, Plan
 from engine.runtime.masking import Mask
+from engine.storage.source_url import TOLERANCE
 from engine.storage.view import at_mpp
 from engine.storage.volume import open_volume
 from engine.tissue.classical import find_tissue
-from engine.tissue.wanted import THUMBNAIL_MPP, Cells, at_pixels, cell_of, cells_fingerprint, thumbnail, wanted_cells
+from engine.tissue.wanted import (
+    THUMBNAIL_MPP,
+    Cells,
+    at_pixels,
+    cell_of,
+    cell_sizes,
+    cells_fingerprint,
+    thumbnail,
+    wanted_cells,
+)
 
 CORES = (2048, 1024, 512, 256)
 """Voxels that a tile may decide along each axis of a slide of which only part is wanted."""
-
-MPP_TOLERANCE = 0.05
-"""Relative difference of a level's resolution from the wanted one up to which the level is read as it is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +117,7 @@ def at_resolution(source: str, model: Model, *, mpp: float | None) -> str:
     """Return the URL of the source at the resolution that is asked for, else declared by the model, else its own."""
     declared = declared_mpp(model.module)
     wanted = mpp if mpp is not None else declared[0] if declared else None
-    tolerance = declared[1] if declared else MPP_TOLERANCE
+    tolerance = declared[1] if declared else TOLERANCE
     return source if wanted is None else at_mpp(source, wanted, tolerance)
 
 
@@ -126,7 +132,6 @@ def tissue_pixels(url: str, cells: Cells | None, *, cell: tuple[int, ...]) -> to
     picture, mpp = thumbnail(url, mpp=THUMBNAIL_MPP)
     is_tissue = find_tissue(picture, mpp=mpp[0])
     if cells is not None:
-        volume = open_volume(url)
-        steps = [volume.axes[i].spacing * n for i, n in zip(positions(volume.axes, Role.SPACE), cell, strict=True)]
-        is_tissue &= at_pixels(cells, cell_size=tuple(steps), shape=is_tissue.shape, spacing=mpp)
+        sizes = cell_sizes(open_volume(url), cell)
+        is_tissue &= at_pixels(cells, cell_size=sizes, shape=is_tissue.shape, spacing=mpp)
     return torch.from_numpy(np.ascontiguousarray(picture[:, is_tissue].T.astype(np.float32)))

@@ -29,7 +29,7 @@ from engine.storage.output import SCORE, WANTED, Output, open_output
 from engine.storage.view import at_mpp, without_mpp
 from engine.storage.volume import open_volume
 from engine.tissue.picture import draw_mask
-from engine.tissue.wanted import cell_of, thumbnail, wanted_cells
+from engine.tissue.wanted import cell_of, cell_sizes, thumbnail, wanted_cells
 
 PICTURE_MPP = 16.0
 """Micrometre per pixel of the picture of the mask."""
@@ -100,8 +100,8 @@ def slide_score(output: str, aggregator: str, *, features: str) -> SlideScore:
         EngineError: See :func:`engine.score.score`.
     """
     plan = plan_of(output)
-    facts = _named(plan, features)
-    bag = _wanted_voxels(output, plan, facts) if plan.mask is not None else None
+    _named(plan, features)
+    bag = wanted_voxels(output, features) if plan.mask is not None else None
     if arrays.exists(f"{output}/{SCORE}"):
         remove(f"{output}/{SCORE}")  # of a call that was broken off, or of another aggregator
     url = open_output(output).volumes[features].url
@@ -116,7 +116,14 @@ def _figure_of(plan: Plan) -> str | None:
     return at_mpp(plan.source.url, max(longest / THUMBNAIL_SIDE, *(axis.spacing for axis in plan.source.axes[-2:])))
 
 
-def _wanted_voxels(output: str, plan: Plan, facts: OutputFacts) -> NDArray[np.bool_]:
+def wanted_voxels(output: str, name: str) -> NDArray[np.bool_]:
+    """Return which voxels over space of an output of a masked run are wanted.
+
+    Raises:
+        UsageError: If the result has no such output.
+    """
+    plan = plan_of(output)
+    facts = _named(plan, name)
     mask = Mask(plan, read_cells(f"{output}/{WANTED}") > 0)
     return mask.meets(facts, Region.whole(facts.shape[-len(plan.tilings) :]))
 
@@ -152,7 +159,6 @@ def draw_tissue(source: str, method: str, path: Path) -> float:
 def draw_cells(path: Path, source: str, method: str, *, cells: NDArray[np.bool_], cell: tuple[int, ...]) -> None:
     """Write the PNG of cells of a slide over its thumbnail."""
     picture, mpp = thumbnail(source, mpp=PICTURE_MPP)
-    volume = open_volume(source)
-    steps = [volume.axes[i].spacing * n for i, n in zip(positions(volume.axes, Role.SPACE), cell, strict=True)]
+    sizes = cell_sizes(open_volume(source), cell)
     title = f"{Path(without_mpp(source)).name}: {cells.mean():.1%} wanted, by '{method}'"
-    draw_mask(path, picture=picture, mpp=mpp, cells=cells, cell_size=tuple(steps), title=title)
+    draw_mask(path, picture=picture, mpp=mpp, cells=cells, cell_size=sizes, title=title)

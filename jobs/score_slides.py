@@ -30,7 +30,7 @@ from engine.geometry.region import Region
 from engine.models.mil import GatedAttention
 from engine.prepare import Options
 from engine.show import print_rows
-from engine.slides import slide_score
+from engine.slides import slide_score, wanted_voxels
 from engine.storage.features import bag_of
 from engine.storage.volume import open_volume
 
@@ -156,20 +156,9 @@ def make_slides(folder: Path, *, n_slides: int, size: int) -> list[Case]:
 
 def bag(results: Path, case: Case) -> tuple[torch.Tensor, NDArray[np.int64]]:
     """Return the features of a slide's tissue, (n, feature), and the row and column of each."""
-    found = bag_of(open_volume(f"{results}/{case.name}.zarr/{FEATURES}"), mask=is_tissue(results, case))
+    output = f"{results}/{case.name}.zarr"
+    found = bag_of(open_volume(f"{output}/{FEATURES}"), mask=wanted_voxels(output, FEATURES))
     return torch.from_numpy(found.features), found.coords[:, ::-1]
-
-
-def is_tissue(results: Path, case: Case) -> NDArray[np.bool_]:
-    """Return which cells of the feature grid are tissue, from the coverage of the run."""
-    features = open_volume(f"{results}/{case.name}.zarr/{FEATURES}")
-    coverage = open_volume(f"{results}/{case.name}.zarr/coverage")
-    step = round(features.axes[1].spacing / coverage.axes[0].spacing)
-    rows, columns = features.shape[1:]
-    wanted = coverage.read(Region.whole(coverage.shape)) == 1
-    padded = np.zeros((rows * step, columns * step), bool)
-    padded[: wanted.shape[0], : wanted.shape[1]] = wanted[: rows * step, : columns * step]
-    return padded.reshape(rows, step, columns, step).any((1, 3))
 
 
 def train(cases: list[Case], results: Path, weights: Path) -> None:
@@ -218,7 +207,7 @@ def attention_inside(case: Case, results: Path) -> tuple[float, float]:
     """Return the attention mass on patches that touch a lesion, and the share of the patches that do."""
     attention = open_volume(f"{results}/{case.name}.zarr/score/attention")
     mass = attention.read(Region.whole(attention.shape))
-    tissue_cells = is_tissue(results, case)
+    tissue_cells = wanted_voxels(f"{results}/{case.name}.zarr", FEATURES)
     step = attention.axes[0].spacing / tissue.MPP
     y, x = (np.indices(mass.shape) + 0.5) * step
     touches = np.zeros(mass.shape, bool)

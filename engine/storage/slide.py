@@ -19,7 +19,7 @@ from engine.storage import arrays, icc
 from engine.storage.readable import Level
 from engine.storage.slide_levels import slide_levels
 from engine.storage.slide_pages import SlidePages
-from engine.storage.source import Layout, check_file, picture_layout
+from engine.storage.source import Layout, check_file, check_inside, picture_layout
 from engine.storage.source_url import pair
 
 SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".scn", ".mrxs", ".vms", ".vmu", ".bif", ".svslide", ".czi", ".dcm")
@@ -93,11 +93,7 @@ class Slide:
         Raises:
             IngestError: If the region leaves the level, or the slide is damaged there.
         """
-        if not (0 <= level < len(self.levels) and Region.whole(self.levels[level].shape).holds(region)):
-            raise IngestError(
-                f"a region must lie inside a level of {[one.shape for one in self.levels]}, not {region.start} to "
-                f"{region.stop} of level {level}, in '{self._path}'. Clip it, or fill the rest by an edge rule."
-            )
+        check_inside(region, level=level, shapes=[one.shape for one in self.levels], path=self._path)
         channels = slice(region.start[0], region.stop[0])
         voxels = np.empty(region.shape, np.uint8)
         for part in self._parts(region):

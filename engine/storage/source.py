@@ -128,6 +128,19 @@ def companions(path: Path) -> list[Path]:
     return []
 
 
+def check_inside(region: Region, *, level: int, shapes: Sequence[tuple[int, ...]], path: Path) -> None:
+    """Refuse a region that leaves its level of a file.
+
+    Raises:
+        IngestError: If it does, or there is no such level.
+    """
+    if not (0 <= level < len(shapes) and Region.whole(shapes[level]).holds(region)):
+        raise IngestError(
+            f"a region must lie inside a level of {list(shapes)}, not {region.start} to {region.stop} of level "
+            f"{level}, in '{path}'. Clip it, or fill the rest by an edge rule."
+        )
+
+
 def check_file(path: Path, *, wanted: str) -> None:
     """Refuse what is not a readable file with something in it.
 

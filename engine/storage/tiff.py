@@ -17,7 +17,7 @@ from engine.storage import arrays, icc, tiff_array, tiff_mpp
 from engine.storage.readable import Level
 from engine.storage.slide import checked_mpp
 from engine.storage.slide_levels import true_factor
-from engine.storage.source import Layout, check_file, picture_layout
+from engine.storage.source import Layout, check_file, check_inside, picture_layout
 
 _NAMES = {"T": "t", "C": "c", "S": "c", "Z": "z", "Y": "y", "X": "x"}
 _ROLES = {"t": Role.BATCH, "c": Role.CHANNEL}
@@ -77,11 +77,7 @@ class Tiff:
         Raises:
             IngestError: If the region leaves the level, or the file is damaged there.
         """
-        if not (0 <= level < len(self.levels) and Region.whole(self.levels[level].shape).holds(region)):
-            raise IngestError(
-                f"a region must lie inside a level of {[one.shape for one in self.levels]}, not {region.start} to "
-                f"{region.stop} of level {level}, in '{self._path}'. Clip it, or fill the rest by an edge rule."
-            )
+        check_inside(region, level=level, shapes=[one.shape for one in self.levels], path=self._path)
         if region.n_voxels == 0:
             return np.empty(region.shape, self.dtype)
         spans = dict(zip((axis.name for axis in self.axes), region.slices, strict=True))

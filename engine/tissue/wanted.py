@@ -13,6 +13,7 @@ from engine.geometry.axes import Role, positions
 from engine.geometry.region import Region
 from engine.models.load import load_model
 from engine.models.whole import whole_pass
+from engine.storage.readable import Readable
 from engine.storage.view import at_mpp, without_mpp
 from engine.storage.volume import open_volume
 from engine.tissue.classical import find_tissue
@@ -44,6 +45,12 @@ def cell_of(url: str) -> tuple[int, ...]:
     return tuple(_power_of_two(CELL_UM / axis.spacing) if axis.unit == "micrometer" else 32 for axis in axes)
 
 
+def cell_sizes(volume: Readable, cell: tuple[int, ...]) -> tuple[float, ...]:
+    """Return how long a cell of a volume is along each space axis, in its unit."""
+    steps = (volume.axes[i].spacing for i in positions(volume.axes, Role.SPACE))
+    return tuple(step * n for step, n in zip(steps, cell, strict=True))
+
+
 def _power_of_two(wanted: float) -> int:
     """Return the power of two next to a number, at least 1.
 
@@ -70,8 +77,7 @@ def wanted_cells(url: str, method: str, *, cell: tuple[int, ...]) -> Cells:
     if len(space) != 2:
         raise TissueError(f"tissue is sought on slides, with axes y and x, and '{url}' has {len(space)} space axes.")
     shape = tuple(-(-volume.shape[i] // n) for i, n in zip(space, cell, strict=True))
-    spacing = tuple(volume.axes[i].spacing for i in space)
-    cell_size = tuple(step * n for step, n in zip(spacing, cell, strict=True))
+    cell_size = cell_sizes(volume, cell)
     name = method.split("?", maxsplit=1)[0].lower()
     if name.endswith((".geojson", ".geojson.gz", ".json")):
         cells = _from_polygons(url, method, shape=shape, cell_size=cell_size)
