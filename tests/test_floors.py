@@ -14,13 +14,13 @@ FLOORS = (  # lowest first; those in one row stand beside each other
     {"memory"},
     {"search", "plan", "plan_json", "planner", "layout"},
     {"runtime"},
-    {"measure", "objects", "tissue"},
+    {"measure", "objects", "tissue", "export"},
     {"factory", "sight", "prepare", "adopt", "certificate", "run", "predict", "check", "runner", "reopen", "__init__"},
     {"score"},
     {"slides"},
     {"collection"},
     {"show", "cli_options", "cli_errors"},
-    {"cli_volumes", "cli_batch"},
+    {"cli_volumes", "cli_batch", "cli_scans"},
     {"cli", "__main__"},
 )
 HEIGHT = {part: height for height, parts in enumerate(FLOORS) for part in parts}
@@ -31,7 +31,7 @@ HOMES = {  # a library, and the files and folders that may import it
     "dask": {"runtime/schedule.py", "runtime/graph.py", "runtime/lazy.py"},
     "ray": {"runtime/actors.py", "runtime/cluster.py"},
     "zarr": {"storage"},
-    "typer": {"cli.py", "cli_options.py", "cli_volumes.py", "cli_batch.py"},
+    "typer": {"cli.py", "cli_options.py", "cli_volumes.py", "cli_batch.py", "cli_scans.py"},
 }
 LATE = {"torch._subclasses.fake_tensor"}  # private in all releases of torch: kept in one function
 EMPTY = {"utils", "util", "common", "base", "helpers", "misc"}  # names that say nothing

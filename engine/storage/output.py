@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import zarr
@@ -43,6 +43,8 @@ class Described:
     """Physical place of the first voxel's centre, per axis."""
     flavour: str
     coordinates: Mapping[str, Coordinate]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    """What the source says of itself that holds for this volume too: see :data:`engine.storage.orientation.KEY`."""
     is_label: bool = False
     """Whether voxels are classes: it then goes under ``labels``, where viewers look for what lies over an image."""
 
@@ -143,6 +145,7 @@ def create_output(
                 flavour=Flavour(one.flavour),
                 array_name=one.name,
                 coordinates=one.coordinates,
+                attributes=one.attributes,
             )
         if wanted is not None:
             store_cells(f"{url}/{WANTED}", wanted, meanings=("background", "wanted"))
