@@ -9,6 +9,7 @@ from engine.errors import VolumeError
 from engine.storage import arrays
 from engine.storage.readable import Readable
 from engine.storage.scaled import Scaled
+from engine.storage.slices import Slices
 from engine.storage.source import sample
 from engine.storage.source_url import parse_source
 from engine.storage.stored import Volume
@@ -31,7 +32,9 @@ def fingerprint(volume: Readable) -> str:
         VolumeError: If the store does not list its objects, or the file cannot be read.
     """
     source = parse_source(volume.url)
-    base = volume.base if isinstance(volume, Scaled) else volume
+    base = volume
+    while isinstance(base, Scaled | Slices):
+        base = base.base
     found = _of_stored(base) if isinstance(base, Volume) else _of_file(base, Path(arrays.local_path(source.place)))
     return hashlib.sha256(f"{found}#{source.options}".encode()).hexdigest() if source.options else found
 

@@ -5,6 +5,8 @@
     slide.svs#mpp=0.5&tolerance=0.1             a level within 10 % of it is taken as it is
     scan.tif#spacing=0.25                       for a file that does not say its micrometre per pixel
     scan.tif#mpp=1.0,0.5&spacing=0.5,0.25       y and x apart
+    scan.zarr#slices=1                          slice by slice: z is a batch, for networks of two dimensions
+    scan.zarr#slices=5                          the same, each slice with two neighbours on either side as channels
 
 It says all that is read, so a plan, a worker and a resumed run need nothing else.
 """
@@ -18,7 +20,7 @@ from engine.errors import VolumeError
 TOLERANCE = 0.05
 """How far, as a share of the wanted one, a level's step may be off and still be read as it is."""
 
-_NAMES = ("mpp", "tolerance", "spacing")
+_NAMES = ("mpp", "tolerance", "spacing", "slices")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,8 @@ class SourceUrl:
     """Largest share by which a level may miss ``mpp`` and still be read as it is."""
     spacing: tuple[float, float] | None = None
     """True micrometre per pixel of the finest level along y and x, instead of what the file says."""
+    slices: int | None = None
+    """Neighbouring slices that make one item, an odd number; None where z is left as it is."""
 
     @property
     def options(self) -> str:
@@ -48,6 +52,8 @@ class SourceUrl:
                 found.append(f"tolerance={self.tolerance!r}")
         if self.spacing is not None:
             found.append(f"spacing={_spelled(self.spacing)}")
+        if self.slices is not None:
+            found.append(f"slices={self.slices}")
         return "&".join(found)
 
     def __str__(self) -> str:
@@ -61,7 +67,7 @@ def parse_source(url: str) -> SourceUrl:
     ('a#1.svs', (0.5, 0.5))
 
     Raises:
-        VolumeError: If an option is unknown, given twice, or no positive number.
+        VolumeError: If an option is unknown, given twice, or no positive number; or of slices, no odd one.
     """
     place, _, options = url.rpartition("#")
     if not place or "=" not in options:
@@ -73,9 +79,10 @@ def parse_source(url: str) -> SourceUrl:
             f"the options of a source are {', '.join(_NAMES)}, each once, not '{unknown[0]}' in '{url}'. "
             "Write it as slide.svs#mpp=0.5&spacing=0.25."
         )
-    found = {name: _numbers(name, text, url=url) for name, text in pairs}
+    found = {name: _numbers(name, text, url=url) for name, text in pairs if name != "slices"}
     tolerance = found.get("tolerance", (TOLERANCE, TOLERANCE))[0]
-    return SourceUrl(place, found.get("mpp"), tolerance, found.get("spacing"))
+    slices = next((_count(text, url=url) for name, text in pairs if name == "slices"), None)
+    return SourceUrl(place, found.get("mpp"), tolerance, found.get("spacing"), slices)
 
 
 def pair(value: float | Sequence[float]) -> tuple[float, float]:
@@ -106,6 +113,15 @@ def moved(url: str, *, place: str) -> str:
 def _spelled(steps: tuple[float, float]) -> str:
     y, x = steps
     return repr(y) if y == x else f"{y!r},{x!r}"
+
+
+def _count(text: str, *, url: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) % 2):
+        raise VolumeError(
+            f"'slices' must be an odd number, as many before a slice as behind it, not '{text}' in '{url}'. Write it "
+            "as #slices=3, or #slices=1 for each slice alone."
+        )
+    return int(text)
 
 
 def _numbers(name: str, text: str, *, url: str) -> tuple[float, float]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from engine.storage import arrays
 from engine.storage.readable import Level, Readable
 from engine.storage.scaled import scaled
+from engine.storage.slices import sliced
 from engine.storage.slide import SUFFIXES
 from engine.storage.slide_file import open_slide
 from engine.storage.source_url import parse_source
@@ -32,4 +33,6 @@ def open_volume(url: str, *, axes: str | None = None) -> Readable:
         base: Readable = open_slide(Path(place), spacing=source.spacing)
     else:
         base = open_stored(source.place, axes=axes)
-    return scaled(base, source) if source.options else base
+    if source.mpp is not None or source.spacing is not None:
+        base = scaled(base, source)
+    return base if source.slices is None else sliced(base, source)
