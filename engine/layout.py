@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
+from math import prod
 
 from engine.geometry.axes import Axis, Role, positions
 from engine.geometry.model_geometry import OutputTensor
@@ -15,6 +16,9 @@ SMALLEST_LEVEL = {1: 1024, 2: 512, 3: 128}
 CHUNK_LENGTHS = {1: 4096, 2: 512, 3: 64}
 """Voxels per axis of a chunk, by number of space axes: in 2-d and 3-d a MiB of float32. Measured with zarr 3.1.6, a
 shard of 1536 x 4096 noisy float32 in chunks of 256^2 takes 84 ms of CPU to store, of 512^2 46 ms."""
+
+CHUNK_VOXELS = 1 << 18
+"""About the most voxels per channel of a chunk: along batch axes it holds as many items as that leaves room for."""
 
 
 def describe_output(
@@ -31,7 +35,8 @@ def describe_output(
     target = CHUNK_LENGTHS.get(len(tilings), 64)
     chunk = list(shard)
     origin = source.translation or (0.0,) * len(source.axes)
-    translation = [0.0] * len(shape)
+    starts = dict(zip(by_name, origin, strict=True))
+    translation = [starts[axis.name] for axis in batches] + [0.0] * (len(axes) - len(batches))
     for tiling in tilings:
         axis, scale = by_name[tiling.name], float(tiling.program.scale(tensor.name))
         axes.append(replace(axis, spacing=axis.spacing / scale))
@@ -39,8 +44,11 @@ def describe_output(
         length = tiling.block_sizes[tensor.name]
         chunk.append(_divisor(length, target))
         shard.append(length)
-        at = origin[[a.name for a in source.axes].index(tiling.name)]
-        translation.append(at + _offset(tiling, tensor.name) * axis.spacing)
+        translation.append(starts[tiling.name] + _offset(tiling, tensor.name) * axis.spacing)
+    room = CHUNK_VOXELS // prod(chunk[-len(tilings) :])
+    for i in reversed(range(len(batches))):
+        chunk[i] = _divisor(shard[i], max(room, 1))
+        room //= chunk[i]
     return OutputFacts(
         tensor.name,
         tuple(axes),

@@ -19,6 +19,7 @@ from engine.geometry.edges import Edge
 from engine.storage import arrays, ngff, record
 from engine.storage.pyramid import level_shape
 from engine.storage.readable import Readable
+from engine.storage.source_url import parse_source
 from engine.storage.stored import Volume, open_group
 
 
@@ -113,7 +114,7 @@ def read_coordinates(volume: Readable) -> dict[str, Coordinate]:
     Raises:
         VolumeError: If the group does not open.
     """
-    node = arrays.open_node(volume.url)
+    node = arrays.open_node(parse_source(volume.url).place)
     if not isinstance(node, zarr.Group):
         return {}
     paths = {level.path for level in volume.levels}

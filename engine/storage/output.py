@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import zarr
 
 from engine.errors import LedgerError, VolumeError
-from engine.geometry.axes import Axis
+from engine.geometry.axes import KNOWN_ROLES, Axis, Role
 from engine.storage import arrays, ngff
 from engine.storage.cells import CellGrid, store_cells
 from engine.storage.create import Coordinate, Flavour, create_volume, remove
@@ -131,8 +131,9 @@ def create_output(
         )
     with _removed_on_failure(url):
         volumes = {}
-        for one in outputs:
-            volumes[one.name] = create_volume(
+        for described in outputs:
+            one = _as_stored(described)
+            volume = create_volume(
                 f"{url}/{one.path}",
                 axes=one.axes,
                 dtype=one.dtype,
@@ -147,6 +148,7 @@ def create_output(
                 coordinates=one.coordinates,
                 attributes=one.attributes,
             )
+            volumes[one.name] = volume.in_order([axis.name for axis in described.axes])
         if wanted is not None:
             store_cells(f"{url}/{WANTED}", wanted, meanings=("background", "wanted"))
         group = zarr.open_group(url, mode="a", zarr_format=3)
@@ -154,6 +156,24 @@ def create_output(
         ledger = Ledger.create(url, n_tasks)
         group.attrs[KEY] = {**provenance, "paths": {one.name: one.path for one in outputs}}
     return Output(url, provenance, volumes, ledger)
+
+
+def _as_stored(one: Described) -> Described:
+    """Return a volume as OME-Zarr wants it: slices that ran as a batch are space again, behind the channels."""
+    if one.flavour != Flavour.NGFF:
+        return one
+    spaces = [KNOWN_ROLES.get(axis.name) is Role.SPACE for axis in one.axes]
+    axes = tuple(replace(axis, role=Role.SPACE) if yes else axis for axis, yes in zip(one.axes, spaces, strict=True))
+    ranks = {role: rank for rank, role in enumerate((Role.BATCH, Role.CHANNEL, Role.SPACE))}
+    order = sorted(range(len(axes)), key=lambda i: ranks[axes[i].role])
+    return replace(
+        one,
+        axes=tuple(axes[i] for i in order),
+        shape=tuple(one.shape[i] for i in order),
+        chunk_shape=tuple(one.chunk_shape[i] for i in order),
+        shard_shape=tuple(one.shard_shape[i] for i in order),
+        origin=tuple(one.origin[i] for i in order),
+    )
 
 
 def _write_standard(group: zarr.Group, outputs: Sequence[Described]) -> None:
@@ -164,7 +184,7 @@ def _write_standard(group: zarr.Group, outputs: Sequence[Described]) -> None:
         first = images[0]
         group.attrs.update(ngff.nested(dict(group[first.path].attrs), path=first.path, name=first.name))
     if labels:
-        group[LABELS].attrs.update(ngff.label_list([one.name for one in labels]))
+        group.require_group(LABELS).attrs.update(ngff.label_list([one.name for one in labels]))
     for one in labels:
         node = group[one.path]
         node.attrs.update(
@@ -201,10 +221,10 @@ def open_output(url: str) -> Output:
             f"'{url}' is not an output of this engine: it has no plan in its attributes. Start a new run."
         )
     try:
-        names = [output["name"] for output in provenance["plan"]["outputs"]]
+        axes = {one["name"]: [axis["name"] for axis in one["axes"]] for one in provenance["plan"]["outputs"]}
         paths = provenance.get("paths", {})
     except (KeyError, TypeError) as error:
         message = f"the plan in the attributes of '{url}' is damaged: it names no outputs. Start a new run."
         raise LedgerError(message) from error
-    volumes = {name: open_stored(f"{url}/{paths.get(name, name)}") for name in names}
+    volumes = {name: open_stored(f"{url}/{paths.get(name, name)}").in_order(names) for name, names in axes.items()}
     return Output(url, provenance, volumes, Ledger.open(url))

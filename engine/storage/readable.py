@@ -1,8 +1,8 @@
 """What can be read as a volume, whatever holds it: axes, levels, and the voxels of a region."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,8 @@ from engine.geometry.axes import Axis
 from engine.geometry.edges import Edge
 from engine.geometry.grid import Grid
 from engine.geometry.region import Region
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,26 @@ class Level:
     def grid(self) -> Grid:
         """The stored objects, numbered."""
         return Grid(self.shape, self.object_shape)
+
+    def in_order(self, order: Sequence[int | None]) -> "Level":
+        """Return this level with other axes: axis i is its axis ``order[i]``, or a new one of one voxel."""
+        return replace(
+            self,
+            shape=placed(self.shape, order, 1),
+            chunk_shape=placed(self.chunk_shape, order, 1),
+            shard_shape=None if self.shard_shape is None else placed(self.shard_shape, order, 1),
+            spacing=placed(self.spacing, order, 1.0),
+            translation=placed(self.translation, order, 0.0),
+        )
+
+
+def placed(values: Sequence[T], order: Sequence[int | None], default: T) -> tuple[T, ...]:
+    """Return values per axis in another order, and the default for an axis that is new.
+
+    >>> placed((7, 8, 9), (1, None, 0, 2), 1)
+    (8, 1, 7, 9)
+    """
+    return tuple(default if i is None else values[i] for i in order)
 
 
 class Readable(Protocol):

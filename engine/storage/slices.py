@@ -10,7 +10,7 @@ Beyond the ends the nearest slice is repeated: item 0 holds the slices 0, 0 and 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,6 @@ from engine.geometry.edges import Edge
 from engine.geometry.region import Region
 from engine.storage.readable import Level, Readable
 from engine.storage.source_url import SourceUrl
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ def sliced(base: Readable, wanted: SourceUrl) -> Slices:
     order = (*positions(base.axes, Role.BATCH), z, *channels, *space)
     axes = [Axis("c", Role.CHANNEL) if i is None else base.axes[i] for i in order]
     axes = [replace(axis, role=Role.BATCH) if axis.name == "z" else axis for axis in axes]
-    levels = tuple(_level(level, order=order, n_slices=n, axes=axes) for level in base.levels)
+    levels = tuple(_level(level.in_order(order), axes=axes, n_slices=n) for level in base.levels)
     return Slices(str(wanted), base, n, order, tuple(axes), levels)
 
 
@@ -136,27 +134,15 @@ def _check(base: Readable, wanted: SourceUrl) -> None:
         )
 
 
-def _level(level: Level, *, order: Sequence[int | None], n_slices: int, axes: Sequence[Axis]) -> Level:
+def _level(level: Level, *, axes: Sequence[Axis], n_slices: int) -> Level:
+    """Return a level in our order with its channels as often as an item has slices."""
     times = [n_slices if axis.role is Role.CHANNEL else 1 for axis in axes]
-    shape, chunk = _placed(level.shape, order, 1), _placed(level.chunk_shape, order, 1)
-    shard = None if level.shard_shape is None else _placed(level.shard_shape, order, 1)
     return replace(
         level,
-        shape=_multiplied(shape, times),
-        chunk_shape=_multiplied(chunk, times),
-        shard_shape=None if shard is None else _multiplied(shard, times),
-        spacing=_placed(level.spacing, order, 1.0),
-        translation=_placed(level.translation, order, 0.0),
+        shape=_multiplied(level.shape, times),
+        chunk_shape=_multiplied(level.chunk_shape, times),
+        shard_shape=None if level.shard_shape is None else _multiplied(level.shard_shape, times),
     )
-
-
-def _placed(values: Sequence[T], order: Sequence[int | None], default: T) -> tuple[T, ...]:
-    """Return values per axis of the base in our order, and the default for an axis that it has not.
-
-    >>> _placed((7, 8, 9), (0, None, 1, 2), 1)
-    (7, 1, 8, 9)
-    """
-    return tuple(default if i is None else values[i] for i in order)
 
 
 def _multiplied(values: Sequence[int], times: Sequence[int]) -> tuple[int, ...]:

@@ -1,10 +1,10 @@
 """A volume stored as Zarr: an N-d array with axes, spacing and levels, whatever made it."""
 
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import zarr
@@ -16,6 +16,8 @@ from engine.geometry.edges import Edge
 from engine.geometry.region import Region
 from engine.storage import arrays, ngff, record
 from engine.storage.readable import Level
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Volume:
     """What the volume itself knows of its borders, per space axis: longitude wraps."""
     attributes: Mapping[str, Any] = field(default_factory=dict)
     """Attributes of the group, or of the bare array."""
+    order: tuple[int, ...] = ()
+    """Where each axis is stored, where that is another order; see :meth:`in_order`."""
     _open: dict[tuple[int, bool, Any], zarr.Array[Any]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -57,6 +61,16 @@ class Volume:
         """Bytes of level 0, uncompressed."""
         return prod(self.shape) * self.dtype.itemsize
 
+    def in_order(self, names: Sequence[str]) -> "Volume":
+        """Return this volume with its axes in the order of ``names``, to read and to write; it is stored as it was."""
+        own = [axis.name for axis in self.axes]
+        order = tuple(own.index(name) for name in names)
+        if list(names) == own:
+            return self
+        stored = tuple(self.order[i] for i in order) if self.order else order
+        levels = tuple(level.in_order(order) for level in self.levels)
+        return replace(self, levels=levels, axes=tuple(self.axes[i] for i in order), order=stored)
+
     def read(self, region: Region, *, level: int = 0) -> NDArray[Any]:
         """Return a copy of the voxels of ``region``, C-contiguous, in storage order and native bytes.
 
@@ -68,13 +82,13 @@ class Volume:
             return np.empty(region.shape, self.dtype)
         self._check_stored(region, level=level)
         try:
-            voxels = self._array(level, is_writable=False)[region.slices]
+            voxels = np.asarray(self._array(level, is_writable=False)[self._as_stored(region.slices)])
         except arrays.READ_ERRORS as error:
             raise VolumeError(
                 f"cannot read {self._where(region, level=level)}: a stored object is damaged or missing "
                 f"({arrays.first_line(error)}). Restore it, or make the volume again."
             ) from error
-        return np.ascontiguousarray(voxels, dtype=self.dtype)
+        return np.ascontiguousarray(voxels.transpose(self.order) if self.order else voxels, dtype=self.dtype)
 
     def write(self, region: Region, voxels: NDArray[Any], *, level: int = 0) -> None:
         """Store the voxels of ``region``; each stored object is renamed into place whole. Idempotent.
@@ -98,7 +112,8 @@ class Volume:
         if region.n_voxels == 0:
             return
         try:
-            self._array(level, is_writable=True)[region.slices] = voxels
+            held = voxels.transpose(np.argsort(self.order)) if self.order else voxels
+            self._array(level, is_writable=True)[self._as_stored(region.slices)] = held
         except arrays.READ_ERRORS as error:
             raise arrays.write_error(error, where=where) from error
 
@@ -106,6 +121,10 @@ class Volume:
         """Return where the array of a level is."""
         path = self.levels[level].path
         return f"{self.url}/{path}" if path else self.url
+
+    def _as_stored(self, values: tuple[T, ...]) -> tuple[T, ...]:
+        """Return values per axis in the order in which the axes are stored."""
+        return tuple(values[i] for i in np.argsort(self.order)) if self.order else values
 
     def _array(self, level: int, *, is_writable: bool) -> zarr.Array[Any]:
         key = (level, is_writable, zarr.config.get("threading.max_workers"))
@@ -120,7 +139,7 @@ class Volume:
             return
         grid, metadata = self.levels[level].grid, self._array(level, is_writable=False).metadata
         for number in grid.meeting(region):
-            path = f"{self.level_url(level)}/{metadata.encode_chunk_key(grid.index(number))}"
+            path = f"{self.level_url(level)}/{metadata.encode_chunk_key(self._as_stored(grid.index(number)))}"
             if not arrays.exists(path):
                 raise VolumeError(
                     f"cannot read {self._where(region, level=level)}: its stored object '{path}' is missing. "
