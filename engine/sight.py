@@ -2,17 +2,26 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 from typing import Any
 
 import numpy as np
 import torch
 
-from engine.models.fitted import constants, fit_all, unfitted
-from engine.models.load import Model
+from engine.errors import ModelError
+from engine.geometry.axes import Role, positions
+from engine.models.fitted import Voxels, constants, fit_all, unfitted
+from engine.models.load import Model, submodule_name
+from engine.models.pixels import Pixels
 from engine.models.resolution import declared_mpp
+from engine.models.streamed import Streamed
+from engine.models.summarised import Summarised
 from engine.plan import MaskFacts, Plan
 from engine.runtime.masking import Mask
+from engine.runtime.statistics import histogram, over_blocks
+from engine.storage.readable import Readable
+from engine.storage.scaled import MICROMETRES
 from engine.storage.source_url import TOLERANCE
 from engine.storage.view import at_mpp
 from engine.storage.volume import open_volume
@@ -86,14 +95,22 @@ def sight(
     model: Model,
     *,
     tissue: str | None = None,
+    axes: str | None = None,
+    nan: str = "refuse",
     tell: Callable[[str], None] = lambda _: None,
 ) -> Sight:
     """Return what ``model`` is to see of the volume at ``url``, and fit the model's statistics to it, in place.
+
+    They are fitted to the tissue of a slide at low resolution, and to all voxels of any other volume, in one pass
+    over its blocks where it has one channel and not more than a million different values, else in a pass or two for
+    each module that is fitted.
 
     Args:
         url: A volume or a slide, at the model's resolution: see :func:`at_resolution`.
         model: The model.
         tissue: How the wanted part is found; see ``tissue/wanted.py``.
+        axes: Names of a bare array's axes.
+        nan: ``refuse`` or ``keep``: the voxels that are not finite, which are then left out of the statistics.
         tell: Is told, line by line, what goes on.
 
     Raises:
@@ -107,10 +124,44 @@ def sight(
         cells = wanted_cells(url, tissue, cell=cell)
     found: Mapping[str, Any] = {}
     if unfitted(model.module):
-        tell("fitting the model's statistics to the slide")
-        fit_all(model.module, tissue_pixels(url, cells, cell=cell))
+        volume = open_volume(url, axes=axes)
+        if _is_slide(volume, model):
+            tell("fitting the model's statistics to the slide")
+            fit_all(model.module, Pixels(tissue_pixels(url, cells, cell=cell).to(model.dtype)))
+        else:
+            fit_all(model.module, _voxels(volume, model, nan=nan, tell=tell))
         found = constants(model.module)
     return Sight(url, tissue, cell, cells, found)
+
+
+def _is_slide(volume: Readable, model: Model) -> bool:
+    """Say whether statistics are those of a slide's tissue: of 8-bit RGB whose unit is known, or wanted by pixels.
+
+    Raises:
+        ModelError: If a module is fitted to the pixels of a slide, and this is none.
+    """
+    names = tuple(axis.name for axis in volume.axes)
+    is_rgb = names == ("c", "y", "x") and volume.shape[0] == 3 and volume.dtype == np.uint8
+    by_pixels = [(name, part) for name, part in unfitted(model.module) if not isinstance(part, Summarised)]
+    if by_pixels and not is_rgb:
+        raise ModelError(
+            f"{submodule_name(*by_pixels[0])} is fitted to the tissue of a slide, 8-bit RGB along (c, y, x), and "
+            f"'{volume.url}' is {volume.dtype} of {volume.shape} along {names}. Leave it out, or give a slide."
+        )
+    return is_rgb and (bool(by_pixels) or volume.axes[1].unit in MICROMETRES)
+
+
+def _voxels(volume: Readable, model: Model, *, nan: str, tell: Callable[[str], None]) -> Voxels:
+    """Return all voxels of a volume: as its histogram, where that holds all that is to be known, else in passes."""
+    channel, n_space = positions(volume.axes, Role.CHANNEL), len(positions(volume.axes, Role.SPACE))
+    tell("fitting the model's statistics in a pass over the volume")
+    if not channel or volume.shape[channel[0]] == 1:
+        found = histogram(volume, nan=nan)
+        if found is not None:
+            rows = torch.from_numpy(found.values).to(model.dtype).reshape(-1, 1)
+            return Pixels(rows, found.counts, n_space=n_space, nan=nan)
+        tell("too many different values for a histogram: a pass over the volume for each module that is fitted")
+    return Streamed(partial(over_blocks, volume, nan=nan), model.dtype, n_space, nan)
 
 
 def at_resolution(source: str, model: Model, *, mpp: float | None) -> str:

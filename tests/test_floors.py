@@ -12,10 +12,10 @@ FLOORS = (  # lowest first; those in one row stand beside each other
     {"geometry"},
     {"storage", "models"},
     {"memory"},
-    {"search", "plan", "plan_json", "planner", "layout"},
+    {"search", "plan", "plan_json", "planner", "layout", "canvas_plan", "projection"},
     {"runtime"},
     {"measure", "objects", "tissue", "export"},
-    {"factory", "sight", "prepare", "adopt", "certificate", "run", "predict", "check", "runner", "reopen", "__init__"},
+    {"factory", "sight", "prepare", "adopt", "certificate", "run", "predict", "check", "runner", "reopen", "learnt", "recompute", "__init__"},
     {"score"},
     {"slides"},
     {"collection"},
@@ -28,7 +28,7 @@ STRANGERS = {"storage", "models"}  # one floor, and they never see each other
 RUN_FILES = {f"{part}.py" for part in next(row for row in FLOORS if "run" in row) - {"runner"}}  # they hold tensors and modules
 HOMES = {  # a library, and the files and folders that may import it
     "torch": {"models", *RUN_FILES},
-    "dask": {"runtime/schedule.py", "runtime/graph.py", "runtime/lazy.py"},
+    "dask": {"runtime/schedule.py", "runtime/graph.py", "runtime/lazy.py", "runtime/statistics.py"},
     "ray": {"runtime/actors.py", "runtime/cluster.py"},
     "zarr": {"storage"},
     "typer": {"cli.py", "cli_options.py", "cli_volumes.py", "cli_batch.py", "cli_scans.py"},

@@ -1,13 +1,16 @@
 """Modules with statistics that are fitted to a source once, before the run, and are constants after.
 
 What such a module keeps is in its buffers, so that the constants of a fitted pipeline are the buffers of
-its fitted modules by path, and any process can set them again, bit for bit, without the pixels.
+its fitted modules by path, and any process can set them again, bit for bit, without the voxels.
+
+A module is fitted either to the pixels of tissue of a slide, all channels together (:class:`Statistics`), or to a
+summary of each channel of any volume, however large (``summarised.py``).
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 
@@ -64,7 +67,11 @@ class Statistics(torch.nn.Module, ABC):
                 f"{type(self).__name__} is fitted to finite pixels (n, channels), not to {tuple(pixels.shape)} with "
                 f"{n_bad} that are not finite. Give pixels of tissue."
             )
-        for name, value in self.measure(pixels.detach().to("cpu", torch.float64)).items():
+        self.keep(self.measure(pixels.detach().to("cpu", torch.float64)))
+
+    def keep(self, values: Mapping[str, torch.Tensor]) -> None:
+        """Set the value of each buffer: the module is fitted then."""
+        for name, value in values.items():
             buffer = self.get_buffer(name)
             buffer.copy_(value.reshape(buffer.shape))
         self.is_fitted = True
@@ -107,49 +114,59 @@ def provisional(module: torch.nn.Module) -> Iterator[None]:
             part.is_fitted = False  # type: ignore[assignment]
 
 
-def fit_all(module: torch.nn.Module, pixels: torch.Tensor) -> None:
-    """Fit every submodule that needs it, in place, each to the pixels as they reach it.
+class Voxels(Protocol):
+    """The voxels of a source, as they reach a part of a pipeline."""
+
+    def fit(self, module: Any) -> None:  # noqa: ANN401 -- a module that is Fitted: types have no word for both
+        """Fit a module to them, in place.
+
+        Raises:
+            ModelError: If it cannot be.
+        """
+
+    def after(self, part: torch.nn.Module, path: str) -> Self:
+        """Return them as a part at ``path`` hands them on, which it must do voxel by voxel."""
+
+
+def fit_all(module: torch.nn.Module, voxels: Voxels) -> None:
+    """Fit every submodule that needs it, in place, each to the voxels as they reach it.
 
     In a :class:`Compose` or a ``Sequential`` they pass the parts before, which must look at single voxels only. What
-    a module of the user's own holds is fitted to what that module is given.
+    a module of the user's own holds is fitted to what that module is given; so is what a wrapper holds that says
+    ``passes_voxels = True``, such as ``Resampled``: to the source's own voxels, before they are resampled.
 
     Args:
         module: A pipeline.
-        pixels: (n, channels) float32 in the source's units.
+        voxels: Of the source.
 
     Raises:
         ModelError: If a module cannot be fitted, naming it.
     """
-    _fit(module, pixels, "")
+    _fit(module, voxels, "")
 
 
-def _fit(module: torch.nn.Module, pixels: torch.Tensor, path: str) -> None:
+def _fit(module: torch.nn.Module, voxels: Voxels, path: str) -> None:
     if isinstance(module, Fitted):
         if not module.is_fitted:
-            module.fit(pixels)
+            voxels.fit(module)
         return
     for name, part in module.named_children():
         if not unfitted(module):
             return
         where = f"{path}.{name}".lstrip(".")
-        _fit(part, pixels, where)
+        _fit(part, voxels, where)
         if isinstance(module, Compose | torch.nn.Sequential) and unfitted(module):
-            pixels = _passed(part, pixels, where)
+            if getattr(part, "passes_voxels", False):
+                raise looks_around(part, where)
+            voxels = voxels.after(part, where)
 
 
-def _passed(part: torch.nn.Module, pixels: torch.Tensor, path: str) -> torch.Tensor:
-    """Return pixels as a part of a pipeline hands them on, which it must do voxel by voxel."""
-    order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        passed, turned = (part(p.T.reshape(1, p.shape[1], len(p), 1)) for p in (pixels, pixels[order]))
-    is_map = isinstance(passed, torch.Tensor) and passed.ndim == 4 and passed.shape[2:] == (len(pixels), 1)
-    if not is_map or not torch.allclose(passed[:, :, order], turned, rtol=1e-4, atol=1e-4):
-        raise ModelError(
-            f"what follows '{path}' ({type(part).__name__}) needs statistics of its output, which pixels alone cannot "
-            "give, for it does not look at single voxels. Put the part that is fitted before it."
-        )
-    rows: torch.Tensor = passed[0, :, :, 0].T
-    return rows
+def looks_around(part: torch.nn.Module, path: str) -> ModelError:
+    """Return the error of a part that does not work voxel by voxel, and has one that is fitted behind it."""
+    return ModelError(
+        f"what follows '{path}' ({type(part).__name__}) needs statistics of its output, which single voxels cannot "
+        "give, for it does not look at single voxels. Put the part that is fitted before it."
+    )
 
 
 def constants(module: torch.nn.Module) -> Constants:

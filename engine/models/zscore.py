@@ -1,16 +1,17 @@
 """The z-score: what comes in, less its mean over the source, by its spread there."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
-from engine.errors import ModelError
-from engine.models import moments
-from engine.models.fitted import Statistics
+from engine.models.summarised import Foreground, Summarised, along_channels, per_channel
+from engine.models.summary import Summary
 
 
-class ZScore(Statistics):
+class ZScore(Summarised):
     """``(x - mean) / std`` per channel, by the mean and the standard deviation (divided by n) of the source.
+
+    Constants that are known before are given by :class:`engine.models.wrappers.Normalise` instead.
 
     >>> zscore = ZScore(1)
     >>> zscore.fit(torch.tensor([[1.0], [3.0]]))
@@ -22,28 +23,30 @@ class ZScore(Statistics):
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, n_channels: int) -> None:
-        if n_channels < 1:
-            raise ModelError(f"ZScore needs at least 1 channel, not {n_channels}. Give the source's channels.")
-        super().__init__(mean=torch.zeros(n_channels), std=torch.ones(n_channels))
+    def __init__(self, n_channels: int = 1, *, foreground: Foreground = None) -> None:
+        """Take the source's channels, and which voxels count.
 
-    def measure(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
-        """Return ``mean`` and ``std``, float64.
+        Args:
+            n_channels: Of the source.
+            foreground: None for all voxels. A number: the voxels of a channel above it are measured, and all are
+                normalised, as TorchIO does behind a mask. ``nonzero``: the voxels where any channel is not 0 are
+                measured and normalised, and the others are 0 after it, as nnU-Net's ``use_mask_for_norm`` and MONAI's
+                ``nonzero=True`` leave them; nnU-Net also fills holes in that mask, which this does not.
 
         Raises:
-            ModelError: If the channels are not as many, or one of them is constant.
+            ModelError: If there is no channel, or the foreground is unknown.
         """
-        n_channels = len(self.mean)
-        if pixels.shape[1] != n_channels:
-            raise ModelError(f"ZScore was made for {n_channels} channels, not {pixels.shape[1]}. Make it for those.")
-        found = {"mean": moments.mean(pixels), "std": moments.std(pixels)}
-        flat = [channel for channel, std in enumerate(found["std"].to(torch.float32).tolist()) if not std > 0]
-        if flat:
-            raise ModelError(
-                f"ZScore needs channels that vary, and over {len(pixels)} pixels channel {flat[0]} is always "
-                f"{pixels[0, flat[0]]:g}. Leave it out, or fit to more of the source."
-            )
-        return found
+        super().__init__(n_channels, foreground, mean=torch.zeros(n_channels), std=torch.ones(n_channels))
+
+    def derive(self, channels: Sequence[Summary]) -> Mapping[str, torch.Tensor]:
+        """Return ``mean`` and ``std``.
+
+        Raises:
+            ModelError: If a channel is constant.
+        """
+        means, stds = [summary.mean for summary in channels], [summary.std for summary in channels]
+        self.check_varies(stds, channels)
+        return {"mean": per_channel(means), "std": per_channel(stds)}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``x`` (batch, channel, *space), normalised, of the same dtype.
@@ -52,5 +55,5 @@ class ZScore(Statistics):
             ModelError: If it is not fitted.
         """
         self.check_fitted()
-        shape = (-1, *(1,) * (x.dim() - 2))
-        return (x - self.mean.to(x.dtype).reshape(shape)) / self.std.to(x.dtype).reshape(shape)
+        y = (x - along_channels(self.mean, x)) / along_channels(self.std, x)
+        return y.masked_fill(~self.is_foreground(x), 0.0) if self.foreground == "nonzero" else y

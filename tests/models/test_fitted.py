@@ -12,6 +12,7 @@ from engine.models import moments
 from engine.models.fitted import Fitted, constants, fit_all, provisional, set_constants, unfitted
 from engine.models.learn import learn
 from engine.models.load import load_model
+from engine.models.pixels import Pixels
 from engine.models.stain import Deconvolve, Macenko, Reinhard
 from engine.models.wrappers import Compose, Named, Normalise
 from engine.models.zscore import ZScore
@@ -61,8 +62,8 @@ def test_what_is_not_fitted_is_found_by_its_path():
 def test_each_part_is_fitted_to_the_pixels_as_they_reach_it():
     module = Compose(Normalise(100.0, 50.0), ZScore(3), Deconvolve())
     twice = Compose(Reinhard(), ZScore(3))
-    fit_all(module, pixels())
-    fit_all(twice, pixels())
+    fit_all(module, Pixels(pixels()))
+    fit_all(twice, Pixels(pixels()))
     assert not unfitted(module)
     assert torch.allclose(module.get_buffer("1.mean"), ((pixels() - 100) / 50).mean(0), atol=1e-5)
     passed = twice.get_submodule("0")(pixels().T[None])[0].T  # what Reinhard gives once it is fitted
@@ -72,7 +73,7 @@ def test_each_part_is_fitted_to_the_pixels_as_they_reach_it():
 
 def test_heads_on_one_input_are_fitted_to_the_same_pixels():
     module = Named(a=ZScore(3), b=Compose(ZScore(3), nn.Conv2d(3, 1, 3)))
-    fit_all(module, pixels())
+    fit_all(module, Pixels(pixels()))
     found = [module.get_buffer(path) for path in ("heads.a.mean", "heads.b.0.mean")]
     assert torch.equal(*found)
     assert not unfitted(module)
@@ -89,22 +90,22 @@ class Own(nn.Module):
 
 def test_what_a_module_of_the_user_s_own_holds_is_fitted_to_what_that_module_is_given():
     model = load_model(Compose(Normalise(1.0, 2.0), Own()))
-    fit_all(model.module, pixels())
+    fit_all(model.module, Pixels(pixels()))
     assert torch.allclose(model.module.get_buffer("model.1.stain.mean"), ((pixels() - 1) / 2).mean(0), atol=1e-4)
 
 
 def test_statistics_of_what_a_network_gives_are_refused_naming_it():
     module = Compose(nn.Conv2d(3, 2, 3, padding=1), ZScore(2))
     with pytest.raises(ModelError, match=r"what follows '0' \(Conv2d\) needs statistics of its output"):
-        fit_all(module, pixels())
-    fit_all(Compose(nn.Conv2d(3, 2, 1), ZScore(2)), pixels())  # this one looks at single voxels
+        fit_all(module, Pixels(pixels()))
+    fit_all(Compose(nn.Conv2d(3, 2, 1), ZScore(2)), Pixels(pixels()))  # this one looks at single voxels
 
 
 def test_a_part_that_was_fitted_before_keeps_its_statistics():
     first = ZScore(3)
     first.fit(pixels() * 0.5)
     kept = first.mean.clone()
-    fit_all(Compose(first, ZScore(3)), pixels())
+    fit_all(Compose(first, ZScore(3)), Pixels(pixels()))
     assert torch.equal(first.mean, kept)
 
 
@@ -114,7 +115,7 @@ def test_constants_come_back_to_the_bit_through_json(make):
     generator = torch.Generator().manual_seed(5)
     amounts = torch.rand(800, 2, generator=generator)
     rows = 240 * torch.exp(-amounts @ torch.tensor([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]]))
-    fit_all(one, rows)
+    fit_all(one, Pixels(rows))
     set_constants(other, json.loads(json.dumps(constants(one))))
     assert not unfitted(other)
     x = rows.T.reshape(1, 3, 40, 20)
