@@ -1,32 +1,26 @@
 """The seam certificate: tiles recomputed on another grid with another shape, beside what the output holds."""
 
 import random
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import product
-from math import prod
 from typing import Any
 
 import numpy as np
 import torch
 
 from engine.geometry.region import Region
-from engine.geometry.tile_job import TileJob, tile_jobs
-from engine.geometry.tiling import AxisTile, AxisTiling
-from engine.models.forward import Forward
+from engine.geometry.tiling import AxisTile
 from engine.models.load import Model
 from engine.plan import OutputFacts, Plan
+from engine.recompute import LENGTHS, fewest_boxes, other_tiling, place, recompute
+from engine.runtime.compute import forward_of
 from engine.runtime.masking import Mask
-from engine.runtime.stitch import read_region
 from engine.storage.ledger import State
 from engine.storage.output import Output
 from engine.storage.volume import Readable
 
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 5e-2}
 """Largest difference that a certificate allows, as a share of the output's largest magnitude."""
-
-LENGTHS = {1: 65536, 2: 640, 3: 112}
-"""About how long a recomputed tile is along each axis, by number of space axes, unless the halo asks for more."""
 
 DRAWS_PER_TILE = 50
 """Places that are drawn, at most, for each tile that is to be compared under a mask."""
@@ -94,8 +88,9 @@ def certify(
     """
     chance = random.Random(seed)
     longest = LENGTHS.get(len(plan.tilings), 64)
-    other = replace(plan, tilings=tuple(_other_tiling(tiling, longest) for tiling in plan.tilings))
-    forward = Forward(model.module, model.dtype, device, plan.model.precision, plan.batch_size)
+    other = replace(plan, tilings=tuple(other_tiling(tiling, longest) for tiling in plan.tilings))
+    forward = forward_of(plan, model, device)
+    n_tiles = min(n_tiles, fewest_boxes(plan))
     found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {facts.name: [] for facts in plan.outputs}
     n_compared = n_skipped = 0
     for _ in range(n_tiles if mask is None else n_tiles * DRAWS_PER_TILE):
@@ -103,7 +98,7 @@ def certify(
             break
         blocks = _block(plan, chance, mask)
         tiles = tuple(
-            _place(tiling, planned, block, chance)
+            place(tiling, planned, block, chance)
             for tiling, planned, block in zip(other.tilings, plan.tilings, blocks, strict=True)
         )
         item = tuple(chance.randrange(axis.size) for axis in plan.batches)
@@ -114,7 +109,7 @@ def certify(
             n_skipped += 1
             continue
         n_compared += 1
-        for name, (ours, theirs) in _compare(other, forward, source, output, tiles=tiles, item=item):
+        for name, (ours, theirs) in recompute(other, forward, source, output, tiles=tiles, item=item):
             keep = slice(None) if wanted is None else wanted[name]
             found[name].append((ours[..., keep], theirs.reshape(ours.shape)[..., keep]))
     seams = {facts.name: _seams(plan, facts, found[facts.name]) for facts in plan.outputs}
@@ -126,17 +121,6 @@ def _core(facts: OutputFacts, tiles: tuple[AxisTile, ...]) -> Region:
     return Region(tuple(low for low, _ in cores), tuple(max(low, high) for low, high in cores))
 
 
-def _other_tiling(tiling: AxisTiling, longest: int) -> AxisTiling:
-    """Return the axis with a tile of another length, about ``longest`` at most; the same where no other is legal."""
-    step, shortest = tiling.program.step, tiling.shortest_tile
-    wanted = max(shortest, min(tiling.tile, max(longest, shortest + 2 * step)))
-    for length in (wanted - step, wanted, wanted - 2 * step, wanted + step, wanted + 2 * step):
-        legal = tiling.legal_tile(length)
-        if legal != tiling.tile and shortest <= legal:
-            return replace(tiling, tile=legal)
-    return tiling
-
-
 def _block(plan: Plan, chance: random.Random, mask: Mask | None) -> tuple[int, ...]:
     """Return the block, over space, about which a tile is to lie: any, or under a mask one of a wanted cell."""
     if mask is None or plan.mask is None:
@@ -145,23 +129,6 @@ def _block(plan: Plan, chance: random.Random, mask: Mask | None) -> tuple[int, .
     cell = np.unravel_index(wanted[chance.randrange(len(wanted))], mask.cells.shape)
     places = zip(cell, plan.mask.cell, plan.tilings, strict=True)
     return tuple(min(int(i) * n // tiling.block, tiling.n_blocks - 1) for i, n, tiling in places)
-
-
-def _place(tiling: AxisTiling, planned: AxisTiling, block: int, chance: random.Random) -> AxisTile:
-    """Return one tile whose core lies about a seam of a block of the plan, with all that it may decide."""
-    tiles = planned.tiles(block)
-    name, kept = max(tiling.kept.items(), key=lambda pair: pair[1])
-    cut = chance.choice(tiles).cores[name][0] if tiles else 0
-    last_start = tiling.extent.extended - tiling.tile
-    reach = tiling.valid_at(min(tiling.program.step, last_start))
-    back = chance.randrange(max(1, (reach[name][1] - reach[name][0]) // 2))
-    first = min(max(0, cut - back), kept - 1)
-    (tile,) = tiling.tiles_over({name: (first, first + 1)})
-    cores = {
-        output: (max(low, 0), min(high, tiling.kept[output]))
-        for output, (low, high) in tiling.valid_at(tile.start).items()
-    }
-    return tiling.tile_at(tile.start, cores)
 
 
 def _is_done(plan: Plan, output: Output, tiles: tuple[AxisTile, ...], item: tuple[int, ...]) -> bool:
@@ -177,42 +144,6 @@ def _is_done(plan: Plan, output: Output, tiles: tuple[AxisTile, ...], item: tupl
     batch = [range(i // axis.block, i // axis.block + 1) for i, axis in zip(item, plan.batches, strict=True)]
     indices = product(*batch, *(range(low, high) for low, high in spans))
     return all(output.ledger.state(plan.graph.task(0, i)) in (State.DONE, State.SKIPPED) for i in indices)
-
-
-def _compare(
-    plan: Plan,
-    forward: Forward,
-    source: Readable,
-    output: Output,
-    *,
-    tiles: tuple[AxisTile, ...],
-    item: tuple[int, ...],
-) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:
-    """Yield, per output, the recomputed voxels of one tile and the stored ones."""
-    start = tuple(tile.start for tile in tiles)
-    region = Region(start, tuple(a + n for a, n in zip(start, plan.tile_shape, strict=True)))
-    befores = [-tiling.extent.before for tiling in plan.tilings]
-    block = read_region(plan, source, Region(item, tuple(i + 1 for i in item)), region.shift(befores))
-    starts = {facts.name: tuple(tile.cores[facts.name][0] for tile in tiles) for facts in plan.outputs}
-    jobs: list[TileJob] = tile_jobs(
-        [(tile,) for tile in tiles], tile_shape=plan.tile_shape, read_start=start, block_starts=starts, n_items=1
-    )
-    shapes = {}
-    for facts in plan.outputs:
-        space = tuple(tile.cores[facts.name][1] - tile.cores[facts.name][0] for tile in tiles)
-        lead = (facts.shape[len(plan.batches)],) if facts.has_channels else ()
-        if prod(space):
-            shapes[facts.name] = ((1, *lead, *space), facts.dtype)
-    computed = forward.download(forward.run(forward.upload(block), jobs, shapes))
-    for facts in plan.outputs:
-        if facts.name in computed:
-            yield facts.name, (computed[facts.name], output.volumes[facts.name].read(_stored(plan, facts, tiles, item)))
-
-
-def _stored(plan: Plan, facts: OutputFacts, tiles: tuple[AxisTile, ...], item: tuple[int, ...]) -> Region:
-    lead = ((0, facts.shape[len(plan.batches)]),) if facts.has_channels else ()
-    spans = [*((i, i + 1) for i in item), *lead, *(tile.cores[facts.name] for tile in tiles)]
-    return Region(tuple(a for a, _ in spans), tuple(b for _, b in spans))
 
 
 def _seams(plan: Plan, facts: OutputFacts, pairs: list[tuple[np.ndarray, np.ndarray]]) -> OutputSeams:

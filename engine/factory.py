@@ -6,9 +6,10 @@ import torch
 
 from engine.models.allocator import keep_freed_memory
 from engine.models.fitted import set_constants
-from engine.models.forward import Forward, pick_device
+from engine.models.forward import pick_device
 from engine.models.load import Model, load_model
 from engine.plan import Plan
+from engine.runtime.compute import forward_of
 from engine.runtime.masking import Mask
 from engine.runtime.worker import BlockWorker, Stages
 from engine.storage.arrays import configure_codecs
@@ -58,6 +59,6 @@ def open_worker(
     if plan.model.constants:
         model = model.own()
         set_constants(model.module, plan.model.constants)
-    forward = Forward(model.module, model.dtype, device, plan.model.precision, plan.batch_size)
+    forward = forward_of(plan, model, device)
     mask = Mask(plan, read_cells(f"{output_url}/{WANTED}") > 0) if plan.mask is not None else None
     return BlockWorker(plan, forward, source, dict(open_output(output_url).volumes), mask=mask, stages=stages)

@@ -7,8 +7,8 @@ from math import prod
 
 from engine.geometry.axes import Axis, Role, positions
 from engine.geometry.model_geometry import OutputTensor
-from engine.geometry.tiling import AxisTiling
 from engine.plan import BatchAxis, OutputFacts, SourceFacts
+from engine.search import Tiling
 
 SMALLEST_LEVEL = {1: 1024, 2: 512, 3: 128}
 """A pyramid ends at the first level whose longest shrunken axis is no longer than this."""
@@ -22,7 +22,7 @@ CHUNK_VOXELS = 1 << 18
 
 
 def describe_output(
-    source: SourceFacts, tensor: OutputTensor, tilings: Sequence[AxisTiling], batches: Sequence[BatchAxis]
+    source: SourceFacts, tensor: OutputTensor, tilings: Sequence[Tiling], batches: Sequence[BatchAxis]
 ) -> OutputFacts:
     """Return where and how one output of the model is stored: a shard per block, chunks that viewers like."""
     by_name = {axis.name: axis for axis in source.axes}
@@ -61,7 +61,7 @@ def describe_output(
     )
 
 
-def _offset(tiling: AxisTiling, output: str) -> float:
+def _offset(tiling: Tiling, output: str) -> float:
     """Return where the centre of the first output voxel lies, in input voxels from the centre of the first."""
     return float(tiling.first_edge(output) + Fraction(1, 2) / tiling.program.scale(output) - Fraction(1, 2))
 
@@ -84,7 +84,7 @@ def _divisor(length: int, target: int) -> int:
     return next(length // parts for parts in range(-(-length // target), length + 1) if length % parts == 0)
 
 
-def pyramid_factors(source: SourceFacts, tilings: Sequence[AxisTiling]) -> tuple[tuple[int, ...], ...]:
+def pyramid_factors(source: SourceFacts, tilings: Sequence[Tiling]) -> tuple[tuple[int, ...], ...]:
     """Return the factors of each pyramid level: at every level the axes near the finest spacing are halved."""
     spacing = [source.axes[i].spacing for i in positions(source.axes, Role.SPACE)]
     factor = tuple(2 if step < 2 * min(spacing) else 1 for step in spacing)

@@ -15,6 +15,7 @@ import numpy as np
 
 from engine.geometry.axes import Axis
 from engine.geometry.block_graph import BlockGraph
+from engine.geometry.canvas import CanvasTiling
 from engine.geometry.model_geometry import ModelGeometry
 from engine.geometry.region import Region
 from engine.geometry.tiling import AxisTile, AxisTiling
@@ -133,7 +134,7 @@ class Plan:
     source: SourceFacts
     model: ModelFacts
     geometry: ModelGeometry
-    tilings: tuple[AxisTiling, ...]
+    tilings: tuple[AxisTiling | CanvasTiling, ...]
     """One per space axis."""
     batches: tuple[BatchAxis, ...]
     batch_size: int
@@ -183,7 +184,7 @@ class Plan:
 
     @property
     def computed_voxels(self) -> int:
-        """Input voxels that the model sees, over all tiles."""
+        """Voxels that the network sees, over all tiles."""
         return self.n_tiles * prod(self.tile_shape)
 
     @property

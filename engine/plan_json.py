@@ -8,12 +8,15 @@ from typing import Any
 
 from engine.errors import PlanError
 from engine.geometry.axes import Axis, Role
+from engine.geometry.canvas import CanvasTiling
 from engine.geometry.edges import Edge, EdgeKind
 from engine.geometry.extent import Extent
 from engine.geometry.model_geometry import ModelGeometry
+from engine.geometry.resampling import Resampling
 from engine.geometry.tiling import AxisTiling
 from engine.memory import Projection
 from engine.plan import BatchAxis, MaskFacts, ModelFacts, OutputFacts, Plan, SourceFacts, TileCost
+from engine.search import Tiling
 
 PLACES = ("url", "spec", "method")
 """Where things lie, not what they are: a moved source or model is the same."""
@@ -25,7 +28,14 @@ ESTIMATES = ("cost", "projection", "memory_limit", "n_workers", "n_in_flight")
 def plan_to_json(plan: Plan) -> dict[str, Any]:
     """Return a plan as JSON values."""
     tilings = [
-        {"name": t.name, "edge": asdict(t.edge), "extent": asdict(t.extent), "tile": t.tile, "block": t.block}
+        {
+            "name": t.name,
+            "edge": asdict(t.edge),
+            "extent": asdict(t.extent),
+            "tile": t.tile,
+            "block": t.block,
+            "grid": asdict(t.grid) if isinstance(t, CanvasTiling) else None,
+        }
         for t in plan.tilings
     ]
     value = {
@@ -64,11 +74,7 @@ def plan_from_json(value: Mapping[str, Any]) -> Plan:
 
 def _plan(value: Mapping[str, Any]) -> Plan:
     geometry = ModelGeometry.from_json(value["geometry"])
-    tilings = []
-    for item, program in zip(value["tilings"], geometry.programs, strict=True):
-        edge, extent = _tupled(item["edge"]), _tupled(item["extent"])
-        edge["kind"] = EdgeKind(edge["kind"])
-        tilings.append(AxisTiling(item["name"], program, Edge(**edge), Extent(**extent), item["tile"], item["block"]))
+    tilings = [_tiling(item, geometry, axis) for axis, item in enumerate(value["tilings"])]
     return Plan(
         source=SourceFacts(**{**_tupled(value["source"]), "axes": _axes(value["source"]["axes"])}),
         model=ModelFacts(**value["model"]),
@@ -86,6 +92,27 @@ def _plan(value: Mapping[str, Any]) -> Plan:
         memory_limit=value["memory_limit"],
         mask=MaskFacts(**_tupled(value["mask"])) if value.get("mask") else None,
         notes=_tuple(value["notes"]),
+    )
+
+
+def _tiling(item: Mapping[str, Any], geometry: ModelGeometry, axis: int) -> Tiling:
+    edge, extent = _tupled(item["edge"]), Extent(**_tupled(item["extent"]))
+    edge["kind"] = EdgeKind(edge["kind"])
+    program, canvas = geometry.programs[axis], geometry.canvas
+    if canvas is None:
+        return AxisTiling(item["name"], program, Edge(**edge), extent, item["tile"], item["block"])
+    grid = Extent(**_tupled(item["grid"]))
+    return CanvasTiling(
+        name=item["name"],
+        program=program,
+        extent=extent,
+        network=canvas.network.programs[axis],
+        grid=grid,
+        there=Resampling(extent.size, grid.size, canvas.order),
+        back=Resampling(grid.size, extent.size, canvas.back),
+        starts=None if canvas.windows is None else canvas.windows.starts(axis, grid.size),
+        tile=item["tile"],
+        block=item["block"],
     )
 
 

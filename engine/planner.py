@@ -6,16 +6,17 @@ from math import prod
 
 import numpy as np
 
+from engine.canvas_plan import SLAB_BYTES, bytes_per_share, canvas_axes
 from engine.errors import PlanError
 from engine.geometry.axes import Role, positions
 from engine.geometry.edges import MODEL_EDGE, Edge, EdgeKind, check_edges
 from engine.geometry.extent import extend
-from engine.geometry.model_geometry import ModelGeometry
-from engine.geometry.tiling import AxisTiling, legal_tile
+from engine.geometry.model_geometry import Canvas, ModelGeometry
 from engine.layout import describe_output, pyramid_factors
-from engine.memory import BASE_BYTES, Projection, format_bytes, tile_bytes
+from engine.memory import BASE_BYTES, Projection, format_bytes
 from engine.plan import BatchAxis, ModelFacts, Plan, SourceFacts, TileCost
-from engine.search import AxisFacts, Budget, Cut, cuts, search, unit_for
+from engine.projection import project, source_bytes
+from engine.search import UNITS, AxisFacts, Budget, Cut, Tiling, cuts, search, unit_for
 
 ITEM_BLOCK_BYTES = 64 * 2**20
 """Batch axes are cut so that a block's source comes to about this much."""
@@ -127,7 +128,9 @@ def _check_source(source: SourceFacts, geometry: ModelGeometry, wishes: Wishes) 
 
 
 def _axis_facts(source: SourceFacts, geometry: ModelGeometry, wishes: Wishes) -> list[AxisFacts]:
-    facts = []
+    facts: list[AxisFacts] = []
+    if geometry.canvas is not None:
+        return _canvas_facts(source, geometry, geometry.canvas, wishes)
     for program, i in zip(geometry.programs, positions(source.axes, Role.SPACE), strict=True):
         name = source.axes[i].name
         edge = (wishes.edges or {}).get(name, MODEL_EDGE)
@@ -141,6 +144,15 @@ def _axis_facts(source: SourceFacts, geometry: ModelGeometry, wishes: Wishes) ->
     return facts
 
 
+def _canvas_facts(
+    source: SourceFacts, geometry: ModelGeometry, canvas: Canvas, wishes: Wishes
+) -> list[AxisFacts]:
+    space = positions(source.axes, Role.SPACE)
+    edges = [(wishes.edges or {}).get(source.axes[i].name, MODEL_EDGE) for i in space]
+    units = [min(UNITS.get(geometry.n_space, 64), source.shape[i]) for i in space]
+    return canvas_axes(source, geometry, canvas, edges=edges, units=units)
+
+
 def _choose(
     source: SourceFacts,
     geometry: ModelGeometry,
@@ -150,7 +162,7 @@ def _choose(
     facts: Sequence[AxisFacts],
     batches: Sequence[BatchAxis],
 ) -> tuple[Cut, ...]:
-    left = wishes.memory_limit // wishes.n_workers - wishes.base_bytes
+    left = wishes.memory_limit // wishes.n_workers - wishes.base_bytes - (SLAB_BYTES if geometry.canvas else 0)
     if left <= 0:
         raise PlanError(
             f"{format_bytes(wishes.memory_limit)} for {wishes.n_workers} workers leaves nothing above the "
@@ -161,13 +173,14 @@ def _choose(
         tile_bytes=left if wishes.device_bytes is None else wishes.device_bytes,
         block_bytes=left // (wishes.n_in_flight + 2),
         bytes_per_tile_voxel=cost.bytes_per_voxel * (wishes.batch_size or geometry.n_batch or 1),
-        bytes_per_read_voxel=_source_bytes(source, geometry) * items,
+        bytes_per_read_voxel=source_bytes(source, geometry) * items,
         bytes_per_core_voxel=_output_bytes(geometry) * items,
         speeds=cost.speeds,
         batch_size=wishes.batch_size or geometry.n_batch or 1,
         n_workers=wishes.n_workers,
         n_items=prod(axis.n_blocks for axis in batches),
         n_blocks_beside=wishes.n_in_flight + (2 if wishes.device_bytes is None else 0),
+        bytes_per_share=bytes_per_share(geometry),
     )
     options = [
         cuts(
@@ -196,8 +209,8 @@ def _along(lengths: tuple[int, ...], axis: int) -> int:
 
 
 def _given_tile(fact: AxisFacts, tile: int, *, is_exact: bool) -> int:
-    shorter = min(tile, fact.extent.extended)
-    return shorter if is_exact else legal_tile(fact.program, fact.extent, shorter)
+    shorter = min(tile, fact.longest_tile)
+    return shorter if is_exact else fact.legal(shorter)
 
 
 def _given_block(fact: AxisFacts, block: int, geometry: ModelGeometry) -> int:
@@ -209,10 +222,6 @@ def _given_block(fact: AxisFacts, block: int, geometry: ModelGeometry) -> int:
             f"would not be whole output shards. Use {below} or {below + granule}."
         )
     return -(-block // granule) * granule
-
-
-def _source_bytes(source: SourceFacts, geometry: ModelGeometry) -> int:
-    return np.dtype(source.dtype).itemsize * geometry.n_channels
 
 
 def _output_bytes(geometry: ModelGeometry) -> float:
@@ -227,7 +236,7 @@ def _batches(
     source: SourceFacts, facts: Sequence[AxisFacts], geometry: ModelGeometry, wishes: Wishes
 ) -> tuple[BatchAxis, ...]:
     """Cut the batch axes: the last one first, until a block's source would be too large."""
-    item = prod(fact.extent.extended for fact in facts) * (_source_bytes(source, geometry) + _output_bytes(geometry))
+    item = prod(fact.extent.extended for fact in facts) * (source_bytes(source, geometry) + _output_bytes(geometry))
     left = wishes.memory_limit // wishes.n_workers - wishes.base_bytes
     room = max(1, int(min(ITEM_BLOCK_BYTES, max(left, 0) // (4 * (wishes.n_in_flight + 1))) // item))
     found = []
@@ -239,7 +248,7 @@ def _batches(
     return tuple(reversed(found))
 
 
-def _notes(geometry: ModelGeometry, tilings: Sequence[AxisTiling], model: ModelFacts) -> tuple[str, ...]:
+def _notes(geometry: ModelGeometry, tilings: Sequence[Tiling], model: ModelFacts) -> tuple[str, ...]:
     notes = []
     for tiling in tilings:
         extent = tiling.extent
@@ -258,36 +267,3 @@ def _notes(geometry: ModelGeometry, tilings: Sequence[AxisTiling], model: ModelF
     if model.precision == "bfloat16":
         notes.append(f"bfloat16: max |difference| from float32 on the probe tile {model.precision_error:.3g}")
     return tuple(notes)
-
-
-def project(plan: Plan, *, base_bytes: int, is_on_device: bool = False) -> Projection:
-    """Return the bytes that one worker will hold at its peak."""
-    items = prod(axis.block for axis in plan.batches)
-    last = tuple(n - 1 for n in plan.graph.counts)
-    middle = tuple(n // 2 for n in plan.graph.counts)
-    reads = max(plan.read_region(index).n_voxels for index in {last, middle, (0,) * len(last)})
-    source = _source_bytes(plan.source, plan.geometry)
-    block_out = sum(prod(output.shard_shape) * np.dtype(output.dtype).itemsize for output in plan.outputs)
-    voxels = prod(plan.tile_shape)
-    tile = tile_bytes(
-        bytes_per_voxel=plan.cost.bytes_per_voxel,
-        tile_voxels=voxels,
-        batch_size=plan.batch_size,
-    )
-    block_in = reads * items * source
-    if is_on_device:
-        on_device = tile + plan.n_in_flight * (block_in + block_out)
-        return Projection(base_bytes, 0, block_in, block_out, plan.n_in_flight, 2 * block_out, on_device)
-    return Projection(base_bytes, tile, block_in, block_out, plan.n_in_flight, 2 * block_out)
-
-
-def shrink_tile(plan: Plan) -> Plan | None:
-    """Return the plan with the tile's longest axis about halved, blocks unchanged; None if it is shortest already."""
-    order = sorted(range(len(plan.tilings)), key=lambda i: -plan.tilings[i].tile)
-    for i in order:
-        tiling = plan.tilings[i]
-        smaller = tiling.legal_tile(max(tiling.shortest_tile, tiling.tile // 2))
-        if smaller < tiling.tile:
-            shrunk = replace(tiling, tile=smaller)
-            return replace(plan, tilings=(*plan.tilings[:i], shrunk, *plan.tilings[i + 1 :]))
-    return None

@@ -13,16 +13,18 @@ import xarray as xr
 from engine.errors import UsageError
 from engine.geometry.axes import Axis, Role, axes_from_names, positions
 from engine.geometry.edges import Edge
-from engine.geometry.tiling import AxisTiling
+from engine.learnt import cost_shapes, learn_geometry, measured_cost
 from engine.memory import BASE_BYTES, available_bytes
 from engine.models.forward import Forward, pick_device
-from engine.models.learn import check_periodic, learn, probe_shapes
+from engine.models.learn import check_periodic
 from engine.models.load import Model, load_model
+from engine.models.stages import network_part
 from engine.plan import ModelFacts, OutputFacts, Plan, SourceFacts
 from engine.planner import Wishes, make_plan
-from engine.prepare import measured_cost
+from engine.runtime.compute import compute_block, forward_of
 from engine.runtime.lazy import ChunkedVolume, LazyArray, as_lazy, lazy_outputs
-from engine.runtime.stitch import block_jobs, block_shapes, read_block
+from engine.runtime.stitch import read_block
+from engine.search import Tiling
 
 
 @dataclass
@@ -40,13 +42,8 @@ class BlockPredictor:
         block = read_block(self.plan, volume, index)  # type: ignore[arg-type]
         with self._lock:
             if self._forward is None:
-                device, plan = pick_device(self.device), self.plan
-                self._forward = Forward(
-                    self.model.module, self.model.dtype, device, plan.model.precision, plan.batch_size
-                )
-            held = self._forward.run(
-                self._forward.upload(block), block_jobs(self.plan, index), block_shapes(self.plan, index)
-            )
+                self._forward = forward_of(self.plan, self.model, pick_device(self.device))
+            held, _ = compute_block(self.plan, self._forward, self._forward.upload(block), index)
             arrays = self._forward.download(held)
         found = {}
         for output in self.plan.outputs:
@@ -120,14 +117,15 @@ def predict(
 
 
 def _plan(model: Model, data: LazyArray, axes: tuple[Axis, ...], wishes: Wishes, *, device: torch.device) -> Plan:
-    channel, space = positions(axes, Role.CHANNEL), positions(axes, Role.SPACE)
-    geometry = learn(model, n_channels=data.shape[channel[0]] if channel else 1, n_space=len(space))
-    check_periodic(model, geometry, [axes[i].name for i in space], wishes.edges or {})
-    shapes = probe_shapes(geometry, tuple(data.shape[i] for i in space))[:1]
+    source = SourceFacts("a dask array", axes, data.shape, data.dtype.name, "none")
+    geometry = learn_geometry(model, source)
+    check_periodic(model, geometry, [axes[i].name for i in positions(axes, Role.SPACE)], wishes.edges or {})
     precision = str(model.dtype).removeprefix("torch.")
-    cost = measured_cost(model, geometry, shapes, device=device, precision=precision)
+    network, own = network_part(model, geometry)
+    shapes = cost_shapes(geometry, source)[:1]
+    cost = measured_cost(network, own, shapes, device=device, precision=precision)
     return make_plan(
-        SourceFacts("a dask array", axes, data.shape, data.dtype.name, "none"),
+        source,
         ModelFacts(model.spec, model.fingerprint, precision),
         geometry,
         cost,
@@ -148,5 +146,5 @@ def _labelled(plan: Plan, output: OutputFacts, lazy: LazyArray, array: xr.DataAr
     return xr.DataArray(lazy, dims=dims, coords=kept, name=output.name)
 
 
-def _is_same_grid(tiling: AxisTiling, output: str) -> bool:
+def _is_same_grid(tiling: Tiling, output: str) -> bool:
     return tiling.program.scale(output) == 1 and tiling.kept[output] == tiling.extent.size

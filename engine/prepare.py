@@ -1,25 +1,21 @@
 """From a source and a model to a plan: opens both, learns the geometry, measures the cost, and weighs the shapes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from math import prod
-from typing import Protocol
 
 import torch
 
-from engine.errors import PlanError, UsageError
-from engine.geometry.axes import Axis, Role, positions
+from engine.errors import UsageError
+from engine.geometry.axes import Role, positions
 from engine.geometry.edges import Edge
-from engine.geometry.model_geometry import ModelGeometry
+from engine.learnt import Learnt, Shaped, learn_model, timed
 from engine.memory import BASE_BYTES, available_bytes, n_cpus
-from engine.models.allocator import keep_freed_memory
-from engine.models.culprit import check_determinism
 from engine.models.fitted import unfitted
 from engine.models.forward import free_device_bytes, pick_device
-from engine.models.learn import blamed_on, check_periodic, cost_of, example, learn, precision_error, probe_shapes
+from engine.models.learn import blamed_on, check_periodic
 from engine.models.load import Model, load_model
 from engine.models.measure import PRECISIONS
-from engine.plan import ModelFacts, Plan, SourceFacts, TileCost
+from engine.plan import Plan, SourceFacts
 from engine.planner import Wishes, make_plan
 from engine.runtime.masking import Mask
 from engine.sight import at_resolution, sight
@@ -28,10 +24,6 @@ from engine.storage.volume import Readable, open_volume
 
 MEMORY_SHARE = 0.6
 """Part of the memory that is free now that a run may take where no limit is given."""
-
-SECONDS_PER_TIMING = 4.0
-"""A tile that takes longer than this is not timed again: the probe's figure stands."""
-
 
 LONGEST_MASKED_BLOCK = 2048
 """Voxels of a block along each axis where only part of the source is wanted: larger ones would skip little."""
@@ -87,32 +79,6 @@ class Prepared:
     """What is wanted, where that is not everything."""
 
 
-@dataclass(frozen=True)
-class Learnt:
-    """What is known of a model before any plan: good for every source with the same axes and channels."""
-
-    model: Model
-    geometry: ModelGeometry
-    facts: ModelFacts
-    """Without the constants that are fitted to a source."""
-    cost: TileCost
-    device: torch.device
-    n_workers: int
-    n_threads: int
-
-
-class Shaped(Protocol):
-    """What has axes and a shape: a volume, or the facts of one."""
-
-    @property
-    def axes(self) -> tuple[Axis, ...]:
-        """In storage order."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Voxels per axis."""
-
-
 def prepare(
     source: str, model: str | torch.nn.Module, options: Options, *, tell: Callable[[str], None] = lambda _: None
 ) -> Prepared:
@@ -133,7 +99,7 @@ def prepare(
     url = at_resolution(source, loaded, mpp=options.mpp)
     volume = open_volume(url, axes=options.axes)
     seen = sight(url, loaded, tissue=options.tissue, tell=tell)
-    learnt = learn_model(loaded, volume, options, tell=tell)
+    learnt = learnt_for(loaded, volume, options, tell=tell)
     tell("weighing tile and block shapes")
     lost = tuple(sum(program.widest_halo) for program in learnt.geometry.programs)
     wishes = replace(wishes_of(options, volume.edges, learnt), longest_core=seen.best_core(lost))
@@ -147,32 +113,21 @@ def prepare(
     return Prepared(plan, loaded, volume, learnt.device, learnt.n_threads, mask)
 
 
-def learn_model(
+def learnt_for(
     loaded: Model, volume: Shaped, options: Options, *, tell: Callable[[str], None] = lambda _: None
 ) -> Learnt:
-    """Return a model's geometry and cost, for volumes with the axes of this one.
-
-    Raises:
-        ModelError: If it cannot be tiled, or fails when it is run.
-    """
+    """Return a model's geometry and cost as it will be run; see :func:`engine.learnt.learn_model`."""
     device = pick_device(options.device)
-    space, channel = positions(volume.axes, Role.SPACE), positions(volume.axes, Role.CHANNEL)
-    tell("learning the model's geometry")
-    with blamed_on(loaded.spec):
-        geometry = learn(loaded, n_channels=volume.shape[channel[0]] if channel else 1, n_space=len(space))
-        shapes = probe_shapes(geometry, tuple(volume.shape[i] for i in space))
-        check_determinism(loaded.module, example(loaded, geometry, _smallest(geometry)))
-    tell("measuring the model's cost")
-    precision = options.precision or str(loaded.dtype).removeprefix("torch.")
     n_workers = options.workers or (torch.cuda.device_count() if device.type == "cuda" else 1)
-    n_threads = threads_of(options, n_workers)
-    torch.set_num_threads(n_threads)
-    keep_freed_memory()  # as the workers do, so that what is timed here is what they take
-    with blamed_on(loaded.spec):
-        error = precision_error(loaded, geometry, shapes[0], device=device) if precision == "bfloat16" else 0.0
-        cost = measured_cost(loaded, geometry, shapes, device=device, precision=precision)
-    facts = ModelFacts(loaded.spec, loaded.fingerprint, precision, error)
-    return Learnt(loaded, geometry, facts, cost, device, n_workers, n_threads)
+    return learn_model(
+        loaded,
+        volume,
+        device=device,
+        precision=options.precision,
+        n_workers=n_workers,
+        n_threads=threads_of(options, n_workers),
+        tell=tell,
+    )
 
 
 def source_facts(volume: Readable, url: str) -> SourceFacts:
@@ -211,10 +166,6 @@ def check_options(options: Options) -> None:
             raise UsageError(f"--{name.replace('_', '-')} must be at least {smallest}, not {value}. Give more.")
 
 
-def _smallest(geometry: ModelGeometry) -> tuple[int, ...]:
-    return tuple(program.legal_size(max(8, program.step)) or 0 for program in geometry.programs)
-
-
 def _is_cf(volume: Readable) -> bool:
     return "Conventions" in volume.attributes
 
@@ -236,56 +187,3 @@ def wishes_of(options: Options, edges: Mapping[str, Edge], learnt: Learnt) -> Wi
         base_bytes=BASE_BYTES + learnt.model.n_parameter_bytes,
         device_bytes=free_device_bytes(learnt.device),
     )
-
-
-def measured_cost(
-    model: Model, geometry: ModelGeometry, shapes: Sequence[tuple[int, ...]], *, device: torch.device, precision: str
-) -> TileCost:
-    """Return what tiles of ``shapes`` cost, one tile a call; a shape that would take too long is left out."""
-    batch_size = geometry.n_batch or 1
-    speeds: list[tuple[int, float]] = []
-    bytes_per_voxel = 0.0
-    for shape in shapes:
-        voxels = prod(shape) * batch_size
-        if speeds and speeds[-1][1] * voxels > SECONDS_PER_TIMING / 2:
-            break
-        cost = cost_of(model, geometry, shape, device=device, precision=precision, batch_size=batch_size)
-        speeds.append((voxels, cost.seconds / voxels))
-        bytes_per_voxel = cost.peak_bytes / voxels
-    return TileCost(bytes_per_voxel, tuple(speeds))
-
-
-def timed(plan: Plan, model: Model, wishes: Wishes, *, device: torch.device) -> Plan:
-    """Time the chosen tile itself, and take batches of two where they are clearly faster.
-
-    On a CPU torch takes a much slower path for small inputs at batch 1 (GEOMETRY: 47 against 12 ms).
-    """
-    voxels = prod(plan.tile_shape)
-    if plan.seconds_per_voxel * voxels * plan.batch_size > SECONDS_PER_TIMING:
-        return plan
-
-    def cost(batch_size: int) -> TileCost:
-        found = cost_of(
-            model,
-            plan.geometry,
-            plan.tile_shape,
-            device=device,
-            precision=plan.model.precision,
-            batch_size=batch_size,
-        )
-        n = voxels * batch_size
-        return TileCost(max(found.peak_bytes / n, plan.cost.bytes_per_voxel), ((n, found.seconds / n),))
-
-    one = cost(plan.batch_size)
-    tiles_per_block = plan.n_tiles / plan.graph.n_blocks
-    can_batch = wishes.batch_size is None and plan.geometry.n_batch is None and tiles_per_block >= 2
-    if not can_batch or voxels * 2 * plan.cost.bytes_per_voxel > plan.memory_limit // plan.n_workers // 2:
-        return replace(plan, cost=one)
-    two = cost(2)
-    if two.speeds[0][1] > 0.85 * one.speeds[0][1]:
-        return replace(plan, cost=one)
-    wished = replace(wishes, batch_size=2, tile=plan.tile_shape, block=tuple(t.block for t in plan.tilings))
-    try:
-        return make_plan(plan.source, plan.model, plan.geometry, two, wished)
-    except PlanError:
-        return replace(plan, cost=one)

@@ -25,6 +25,7 @@ from engine.runtime.serial import SerialRunner
 from engine.storage.cells import CellGrid, store_cells
 from engine.storage.create import Coordinate, read_coordinates
 from engine.storage.ledger import State
+from engine.storage.orientation import carried
 from engine.storage.output import COVERAGE, Described, Output, create_output, open_output
 from engine.storage.volume import Readable
 
@@ -167,6 +168,7 @@ def _described(plan: Plan, facts: OutputFacts, source: Readable) -> Described:
         origin=facts.translation,
         flavour=plan.source.flavour,
         coordinates={name: c for name, c in known.items() if _fits(c, sizes)},
+        attributes=carried(source.attributes),
         is_label=facts.is_label,
     )
 
@@ -181,7 +183,7 @@ def _provenance(plan: Plan, options: Options) -> dict[str, Any]:
         "engine": _version(),
         "torch": torch.__version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "contract": "exact",
+        "contract": plan.geometry.contract,
         "evidence": plan.geometry.evidence,
         "precision": plan.model.precision,
         "notes": list(plan.notes),

@@ -12,6 +12,7 @@ from math import lcm
 import numpy as np
 
 from engine.errors import PlanError
+from engine.geometry.canvas import CanvasTiling
 from engine.geometry.edges import Edge
 from engine.geometry.extent import Extent
 from engine.geometry.receptive_field import AxisProgram
@@ -35,6 +36,10 @@ NOISE = 1.2
 """Projected seconds this near to the least are taken for equal: two timings of one tile differ by so much."""
 
 
+Tiling = AxisTiling | CanvasTiling
+"""One space axis of a plan."""
+
+
 @dataclass(frozen=True, slots=True)
 class AxisFacts:
     """What the search must know of one space axis."""
@@ -46,9 +51,39 @@ class AxisFacts:
     unit: int
     """Blocks are multiples of this many input voxels."""
 
-    def tiling(self, *, tile: int, block: int) -> AxisTiling:
+    def tiling(self, *, tile: int, block: int) -> Tiling:
         """Return the axis cut so."""
         return AxisTiling(self.name, self.program, self.edge, self.extent, tile, block)
+
+    def tiles(self, block: int, longest_core: int | None) -> Iterator[int]:
+        """Yield the tile lengths that are worth weighing for a block."""
+        program, extent = self.program, self.extent
+        shortest = shortest_tile(program, extent)
+        lost = shortest - program.step
+        fewest = 1 if longest_core is None else max(1, -(-min(block, extent.size) // longest_core))
+        if fewest == 1:
+            yield extent.extended
+        for parts in sorted({max(n, fewest) for n in TILES_PER_BLOCK}):
+            core = -(-block // parts)
+            core = -(-core // program.step) * program.step
+            yield legal_tile(program, extent, max(shortest, core + lost))
+            yield legal_tile(program, extent, core + shortest)
+            if extent.size > block:
+                continue
+            yield legal_tile(program, extent, max(shortest, core + -(-lost // 2)))
+
+    @property
+    def longest_tile(self) -> int:
+        """Voxels of the one tile that sees all of the axis."""
+        return self.extent.extended
+
+    def legal(self, at_least: int) -> int:
+        """Return the shortest legal tile of at least this length; the whole axis at most."""
+        return legal_tile(self.program, self.extent, at_least)
+
+    def shares(self, tiling: Tiling) -> tuple[int, ...]:  # noqa: ARG002 -- a canvas holds more
+        """Return what computing a block holds along this axis beside a batch of tiles: see :class:`Budget`."""
+        return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +99,8 @@ class Cut:
     block_read: int
     """Input voxels that one block reads along this axis, at most."""
     tiles_per_block: int
+    shares: tuple[int, ...] = ()
+    """What computing a block holds along this axis beside a batch of tiles, by kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +126,8 @@ class Budget:
     """Items of the batch axes: they multiply blocks, not tiles."""
     n_blocks_beside: int = 0
     """Blocks, counted with the copies that storing makes, that share the tile's memory."""
+    bytes_per_share: tuple[float, ...] = ()
+    """Of each kind of ``Cut.shares``: the product over the axes costs so much."""
 
 
 def unit_for(program: AxisProgram, extent: Extent, n_space: int) -> int:
@@ -119,13 +158,12 @@ def cuts(
     Raises:
         PlanError: If the given tile or block cannot be kept.
     """
-    shortest = shortest_tile(facts.program, facts.extent)
     blocks = [block] if block else _block_candidates(facts)
     if longest_block is not None:
         blocks = [length for length in blocks if length <= longest_block] or blocks[:1]
     found: dict[tuple[int, int], Cut] = {}
     for length in blocks:
-        for candidate in [tile] if tile else _tile_candidates(facts, length, shortest, longest_core):
+        for candidate in [tile] if tile else facts.tiles(length, longest_core):
             if (candidate, length) not in found:
                 found[candidate, length] = _weigh(facts, candidate, length)
     return list(found.values())
@@ -138,28 +176,14 @@ def _block_candidates(facts: AxisFacts) -> list[int]:
     return sorted(n * facts.unit for n in counts)
 
 
-def _tile_candidates(facts: AxisFacts, block: int, shortest: int, longest_core: int | None) -> Iterator[int]:
-    lost = shortest - facts.program.step
-    fewest = 1 if longest_core is None else max(1, -(-min(block, facts.extent.size) // longest_core))
-    if fewest == 1:
-        yield facts.extent.extended
-    for parts in sorted({max(n, fewest) for n in TILES_PER_BLOCK}):
-        core = -(-block // parts)
-        core = -(-core // facts.program.step) * facts.program.step
-        yield legal_tile(facts.program, facts.extent, max(shortest, core + lost))
-        yield legal_tile(facts.program, facts.extent, core + shortest)
-        if facts.extent.size > block:
-            continue
-        yield legal_tile(facts.program, facts.extent, max(shortest, core + -(-lost // 2)))
-
-
 def _weigh(facts: AxisFacts, tile: int, block: int) -> Cut:
     tiling = facts.tiling(tile=tile, block=block)
     n_tiles, n_read = tiling.totals
     middle = tiling.n_blocks // 2
     reads = [tiling.read(i) for i in {0, middle, tiling.n_blocks - 1}]
     per_block = max(len(tiling.tiles(i)) for i in {0, middle})
-    return Cut(tile, block, n_tiles, tiling.n_blocks, n_read, max(b - a for a, b in reads), per_block)
+    longest = max(b - a for a, b in reads)
+    return Cut(tile, block, n_tiles, tiling.n_blocks, n_read, longest, per_block, facts.shares(tiling))
 
 
 def search(options: Sequence[Sequence[Cut]], budget: Budget) -> tuple[Cut, ...]:
@@ -174,6 +198,9 @@ def search(options: Sequence[Sequence[Cut]], budget: Budget) -> tuple[Cut, ...]:
     }
     outer = {name: _outer(columns) for name, columns in fields.items()}
     tile_bytes = outer["tile"] * budget.bytes_per_tile_voxel
+    for kind, n_bytes in enumerate(budget.bytes_per_share):
+        columns = [np.array([cut.shares[kind] for cut in cuts_], dtype=np.float64) for cuts_ in options]
+        tile_bytes = tile_bytes + _outer(columns) * n_bytes
     block_bytes = outer["block_read"] * budget.bytes_per_read_voxel + outer["block"] * budget.bytes_per_core_voxel
     together = tile_bytes + budget.n_blocks_beside * block_bytes
     fits = (together <= budget.tile_bytes) & (block_bytes <= budget.block_bytes)

@@ -14,6 +14,7 @@ from engine.collection.record import SlideRecord, read_records, write_record, wr
 from engine.collection.worker import CollectionWorkerFactory
 from engine.errors import CollectionError, RunError, UsageError
 from engine.geometry.axes import Axis, Role
+from engine.learnt import timed
 from engine.models.fitted import provisional
 from engine.models.load import Model, load_model
 from engine.models.mil_weights import load_aggregator
@@ -21,7 +22,7 @@ from engine.models.resolution import declared_mpp
 from engine.objects.recipe import Method
 from engine.plan import Plan, SourceFacts
 from engine.planner import make_plan
-from engine.prepare import LONGEST_MASKED_BLOCK, Options, check_options, learn_model, timed, wishes_of
+from engine.prepare import LONGEST_MASKED_BLOCK, Options, check_options, learnt_for, wishes_of
 from engine.runtime.events import Listener, Runner
 from engine.runtime.loop import Loop
 from engine.runtime.serial import SerialRunner
@@ -217,7 +218,7 @@ def _job(
     mpp = options.mpp or (declared_mpp(loaded.module) or (0.5,))[0]
     nominal = SourceFacts("a slide", slide_axes(mpp), (3, LONG_SIDE, LONG_SIDE), "uint8", "none")
     with provisional(loaded.module):  # what is fitted is fitted to each slide
-        learnt = learn_model(loaded, nominal, options, tell=tell)
+        learnt = learnt_for(loaded, nominal, options, tell=tell)
         tell("weighing tile and block shapes")
         wishes = replace(wishes_of(options, {}, learnt), is_tile_exact=False, longest_core=TILE_CORE)
         wishes = replace(wishes, longest_block=LONGEST_MASKED_BLOCK)

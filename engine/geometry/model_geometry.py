@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
 from engine.geometry.receptive_field import AxisProgram
+from engine.geometry.resampling import Order
+from engine.geometry.windows import Windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +18,47 @@ class OutputTensor:
     """Channels, or None where the output has no channel axis (a label map)."""
     dtype: str
     """Name of the NumPy dtype that holds it: float32, uint8, ..."""
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """A network that does not paint the outputs itself, but a canvas on a grid of its own, over which they are made.
+
+    source   --before-->  --resampled-->  network's grid: tiles or windows  --painted-->  canvas
+    outputs  <--after--   <--resampled--  <-----------------------------------------------'
+    """
+
+    network: "ModelGeometry"
+    """Of the network on its own grid: one output, as large as its input."""
+    windows: Windows | None
+    """The sliding window that it is shown; None for tiles that equal the whole."""
+    spacing: tuple[float | None, ...] | None
+    """Step of its grid per space axis, None where it is the source's; None where there is no other grid."""
+    order: Order = "linear"
+    """How the source is brought to its grid."""
+    back: Order = "linear"
+    """How the canvas is brought back."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return this as JSON values."""
+        return {
+            "network": self.network.to_json(),
+            "windows": None if self.windows is None else self.windows.to_json(),
+            "spacing": None if self.spacing is None else list(self.spacing),
+            "order": self.order,
+            "back": self.back,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Return what :meth:`to_json` wrote."""
+        return cls(
+            network=ModelGeometry.from_json(value["network"]),
+            windows=None if value["windows"] is None else Windows.from_json(value["windows"]),
+            spacing=None if value["spacing"] is None else tuple(value["spacing"]),
+            order=value["order"],
+            back=value["back"],
+        )
 
 
 @dataclass(frozen=True)
@@ -31,6 +74,13 @@ class ModelGeometry:
     """Proved by the trace of its graph, or only probed by running it."""
     n_batch: int | None = None
     """The one batch size of a program exported with static shapes; None where any will do."""
+    canvas: Canvas | None = None
+    """What lies between source and outputs, where the network does not see the source itself."""
+
+    @property
+    def contract(self) -> Literal["exact", "windowed"]:
+        """What the result equals: one pass over the whole volume, or a fixed sliding window over it."""
+        return "windowed" if self.canvas is not None and self.canvas.windows is not None else "exact"
 
     @property
     def n_space(self) -> int:
@@ -50,6 +100,7 @@ class ModelGeometry:
             "n_channels": self.n_channels,
             "evidence": self.evidence,
             "n_batch": self.n_batch,
+            "canvas": None if self.canvas is None else self.canvas.to_json(),
         }
 
     @classmethod
@@ -61,4 +112,5 @@ class ModelGeometry:
             n_channels=value["n_channels"],
             evidence=value["evidence"],
             n_batch=value["n_batch"],
+            canvas=Canvas.from_json(value["canvas"]) if value.get("canvas") else None,
         )

@@ -74,7 +74,7 @@ class Forward:
             TileMemoryError: If a batch of tiles does not fit the memory.
             ModelError: If the model's output is not what its geometry says.
         """
-        with torch.inference_mode(), self._on_stream(1, held), _memory_errors():
+        with torch.inference_mode(), self._on_stream(1, held), memory_errors():
             outputs = {
                 name: torch.empty(shape, dtype=getattr(torch, dtype), device=self.device)
                 for name, (shape, dtype) in shapes.items()
@@ -160,7 +160,7 @@ def _stream(device: torch.device) -> torch.cuda.Stream:
 
 
 @contextmanager
-def _memory_errors() -> Iterator[None]:
+def memory_errors() -> Iterator[None]:
     """Turn every way to run out of memory into one error."""
     try:
         yield

@@ -92,7 +92,8 @@ class Windowed(nn.Module):
             ModelError: If it was given for another number of axes.
             PlanError: If a length, an overlap or a rule is none.
         """
-        shape, overlap = (v * n_space if len(v) == 1 else v for v in (self.window, self.overlap))
+        shape = self.window * n_space if len(self.window) == 1 else self.window
+        overlap = self.overlap * n_space if len(self.overlap) == 1 else self.overlap
         if len(shape) != n_space or len(overlap) != n_space:
             raise ModelError(
                 f"Windowed needs a length and an overlap per space axis, or one for all, not {self.window} and "

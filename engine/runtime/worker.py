@@ -21,11 +21,12 @@ from engine.memory import resident_bytes
 from engine.models.allocator import release_freed_memory
 from engine.models.forward import Forward, Held, TileMemoryError
 from engine.plan import Plan
-from engine.planner import shrink_tile
+from engine.projection import shrink_tile
 from engine.runtime.coarsen import coarse_block
+from engine.runtime.compute import compute_block
 from engine.runtime.events import Failure, Receipt
 from engine.runtime.masking import Cells, Mask, blank
-from engine.runtime.stitch import block_jobs, block_shapes, read_block
+from engine.runtime.stitch import read_block
 from engine.storage.volume import Readable, Volume
 
 KEPT_SHARE = 0.95
@@ -140,8 +141,7 @@ class BlockWorker:
         had = plan.read_region(index)
         while True:
             try:
-                jobs = block_jobs(plan, index, wanted)
-                return self.forward.run(held, jobs, block_shapes(plan, index)), len(jobs)
+                return compute_block(plan, self.forward, held, index, wanted)
             except TileMemoryError:
                 smaller = shrink_tile(plan)
                 if smaller is None:

@@ -39,3 +39,8 @@ class Orientation:
             return None
         rows = tuple(tuple(float(value) for value in row) for row in found["affine"][:3])
         return cls(rows)  # type: ignore[arg-type]
+
+
+def carried(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a source's attributes holds for every volume that is made of it."""
+    return {KEY: attributes[KEY]} if KEY in attributes else {}
