@@ -1,12 +1,14 @@
 """``engine check``: what a model needs per output and axis, proved or probed, and shown on real tiles."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal
 
 import numpy as np
 import torch
 
+from engine.check_canvas import at_once, painted, source_for, whole_grid, windowed_grid
 from engine.geometry.edges import MODEL_EDGE, Edge, EdgeKind
 from engine.geometry.extent import extend
 from engine.geometry.model_geometry import ModelGeometry
@@ -18,9 +20,17 @@ from engine.models.culprit import check_determinism
 from engine.models.forward import Forward, pick_device
 from engine.models.learn import blamed_on, example, learn
 from engine.models.load import Model, load_model
+from engine.models.resampled import on_its_own_grid
+from engine.models.shadow import UnboundedError
 from engine.models.shift import check_equivariance
+from engine.models.stages import Stages, learn_stages, part_model, unfold
 from engine.models.subject import meet
 from engine.models.turn import check_turn
+
+WINDOWED_ADVICE = (
+    "put the network into engine.models.windowed.Windowed(network, window=...), with the window that it was trained on"
+)
+"""What to do with a network that only the windowed contract fits."""
 
 LARGEST_CHECK = 2**22
 """Input voxels of the whole run that tiles are compared with, at most, unless the halo asks for more."""
@@ -90,9 +100,13 @@ def check(
     with blamed_on(loaded.spec):
         tell("meeting the model")
         if n_space is None or n_channels is None:
-            subject = meet(loaded.module, dtype=loaded.dtype, n_space=n_space, n_channels=n_channels)
+            with on_its_own_grid(loaded.module):
+                subject = meet(loaded.module, dtype=loaded.dtype, n_space=n_space, n_channels=n_channels)
             n_space, n_channels = subject.n_space, subject.n_channels
         tell("tracing its graph")
+        stages = unfold(loaded.module)
+        if stages is not None:
+            return _check_canvas(loaded, stages, n_channels, n_space, device=pick_device(device), tell=tell)
         geometry = learn(loaded, n_channels=n_channels, n_space=n_space)
         shape = tuple(program.legal_size(max(16, program.step)) or 0 for program in geometry.programs)
         tell("checking that it repeats itself, and moves with its input")
@@ -103,7 +117,39 @@ def check(
         tell("comparing tiles with the whole run")
         whole_shape, tile_shape = _shapes(geometry)
         n_tiles, outputs = _compare(loaded, geometry, whole_shape, tile_shape, device=pick_device(device))
-    axes = tuple(
+    return Check(loaded.spec, geometry, _axes(geometry), outputs, whole_shape, tile_shape, n_tiles)
+
+
+def _check_canvas(
+    loaded: Model,
+    stages: Stages,
+    n_channels: int,
+    n_space: int,
+    *,
+    device: torch.device,
+    tell: Callable[[str], None],
+) -> Check:
+    """Check a pipeline over a canvas: its network, and two blocks beside the whole."""
+    geometry = learn_stages(loaded, stages, n_channels=n_channels, n_space=n_space)
+    assert geometry.canvas is not None
+    network, canvas = part_model(loaded, stages.network), geometry.canvas
+    if canvas.windows is None:
+        least, tile = _shapes(canvas.network)
+        grid = whole_grid(canvas, least)
+    else:
+        grid, tile = windowed_grid(canvas), canvas.windows.shape
+    tell("checking that it repeats itself")
+    check_determinism(network.module, example(network, canvas.network, tile, batch_size=canvas.network.n_batch or 1))
+    tell("comparing blocks with the whole run")
+    shape, spacing = source_for(canvas, grid)
+    x = example(loaded, geometry, shape)
+    n_tiles, found = painted(loaded, stages, geometry, x, spacing=spacing, tile=tile, device=device)
+    outputs = _differences(found, at_once(loaded, x, spacing=spacing))
+    return Check(loaded.spec, geometry, _axes(canvas.network), outputs, shape, tile, n_tiles)
+
+
+def _axes(geometry: ModelGeometry) -> tuple[AxisCheck, ...]:
+    return tuple(
         AxisCheck(
             output.name,
             axis,
@@ -115,7 +161,39 @@ def check(
         for output in geometry.outputs
         for axis, program in enumerate(geometry.programs)
     )
-    return Check(loaded.spec, geometry, axes, outputs, whole_shape, tile_shape, n_tiles)
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """Which contract a model can be run under, and why."""
+
+    name: Literal["exact", "windowed"]
+    reason: str
+    check: Check | None
+    """What was found; None where the model as it stands has no contract."""
+
+
+def recommend(
+    model: str | torch.nn.Module,
+    *,
+    weights: str | None = None,
+    n_space: int | None = None,
+    n_channels: int | None = None,
+    device: str | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Contract:
+    """Return the contract that fits a model: exact where tiles can equal the whole, else windowed; see :func:`check`.
+
+    Raises:
+        ModelError: If it fits neither: it does not load or run, or does not repeat itself.
+    """
+    try:
+        found = check(model, weights=weights, n_space=n_space, n_channels=n_channels, device=device, tell=tell)
+    except UnboundedError as error:
+        return Contract("windowed", str(error), None)
+    if found.geometry.contract == "windowed":
+        return Contract("windowed", "the network is shown windows of one size, blended by weights", found)
+    return Contract("exact", "every output voxel sees a bounded part of the input, so tiles equal the whole", found)
 
 
 def legal_lengths(program: AxisProgram) -> str:
@@ -198,9 +276,13 @@ def _compare(
     beyond = [(t.extent.before, t.extent.far_extension) for t in tilings]
     extended = np.pad(x[:1].numpy(), [(0, 0), (0, 0), *beyond], mode="wrap")
     found = forward.download(forward.run(forward.upload(extended), jobs, shapes))
+    return len(jobs), _differences(found, reference)
+
+
+def _differences(found: Mapping[str, np.ndarray], reference: Mapping[str, torch.Tensor]) -> tuple[OutputCheck, ...]:
     checks = []
     for name, y in reference.items():
         ours, theirs = found[name].astype(np.float64), y.numpy().astype(np.float64)
         difference = float(np.abs(ours - theirs).max())
         checks.append(OutputCheck(name, difference, float(np.abs(theirs).max()), float(theirs.std())))
-    return len(jobs), tuple(checks)
+    return tuple(checks)

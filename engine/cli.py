@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from engine.adopt import adopt
-from engine.check import check
+from engine.check import recommend
 from engine.cli_batch import batch_command
 from engine.cli_errors import INTERRUPTED, quiet_libraries, told
 from engine.cli_options import (
@@ -55,7 +55,7 @@ from engine.runtime.progress import progress
 from engine.show import (
     certificate_rows,
     plan_rows,
-    print_check,
+    print_contract,
     print_rows,
     report_rows,
     spinner,
@@ -80,10 +80,10 @@ def check_command(
     space: Annotated[int | None, typer.Option(help="Space axes of the input; found by trial.")] = None,
     device: Device = None,
 ) -> None:
-    """Show what a model needs per output and axis, proved or probed, and that tiles equal the whole."""
+    """Recommend a contract: exact, with what the model needs, and tiles beside the whole; or windowed, and why."""
     with spinner() as tell:
-        found = check(model, weights=weights, n_space=space, n_channels=channels, device=device, tell=tell)
-    print_check(found)
+        found = recommend(model, weights=weights, n_space=space, n_channels=channels, device=device, tell=tell)
+    print_contract(found)
 
 
 @app.command("plan")

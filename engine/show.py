@@ -1,6 +1,6 @@
 """What people see: a plan, a check, a report and a status as tables; what is going on before and beside a run."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -8,8 +8,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
-from engine.check import Check
+from engine.check import WINDOWED_ADVICE, Check, Contract
 from engine.geometry.axes import Axis, Role
+from engine.geometry.canvas import CanvasTiling
 from engine.geometry.model_geometry import ModelGeometry
 from engine.memory import format_bytes
 from engine.plan import Plan
@@ -42,8 +43,8 @@ def plan_rows(plan: Plan) -> list[Row]:
         ("source", f"{plan.source.url}"),
         ("volume", f"{_sizes(by_axis)}, {plan.source.dtype}"),
         ("model", plan.model.spec),
-        ("contract", f"exact, geometry {plan.geometry.evidence}, {plan.model.precision}"),
-        ("halo", "; ".join(_halo(plan.geometry, axis, name) for axis, name in enumerate(names))),
+        ("contract", f"{plan.geometry.contract}, geometry {plan.geometry.evidence}, {plan.model.precision}"),
+        *_canvas_rows(plan, names),
         ("edges", ", ".join(f"{tiling.name} {tiling.edge.kind}" for tiling in plan.tilings)),
         ("tile", f"{_by(names, plan.tile_shape)}, batches of {plan.batch_size}"),
         ("block", _by(names, [min(tiling.block, tiling.extent.size) for tiling in plan.tilings])),
@@ -62,6 +63,24 @@ def plan_rows(plan: Plan) -> list[Row]:
         *(("output", _output(plan, i)) for i in range(len(plan.outputs))),
         *(("note", note) for note in plan.notes),
     ]
+
+
+def _canvas_rows(plan: Plan, names: Sequence[str]) -> list[Row]:
+    """Return what the network sees: its halo, or its window, and the grid that it works on."""
+    canvas = plan.geometry.canvas
+    network = plan.geometry if canvas is None else canvas.network
+    halo = ("halo", "; ".join(_halo(network, axis, name) for axis, name in enumerate(names)))
+    if canvas is None:
+        return [halo]
+    rows = [halo]
+    if canvas.windows is not None:
+        windows = canvas.windows
+        overlap = ", ".join(f"{part:g}" for part in windows.overlap)
+        rows = [("window", f"{_by(names, windows.shape)}, overlap {overlap}, {windows.weights}, {windows.rule}'s rule")]
+    grid = [tiling.grid.size for tiling in plan.tilings if isinstance(tiling, CanvasTiling)]
+    if canvas.spacing is not None:
+        rows.append(("network's grid", f"{_by(names, grid)}, {canvas.order} there, {canvas.back} back"))
+    return rows
 
 
 def _mask_rows(plan: Plan) -> list[Row]:
@@ -207,18 +226,31 @@ def status_rows(status: Status) -> list[Row]:
     return rows + [(f"block {task}", reason) for task, reason in list(status.failures.items())[:20]]
 
 
+def print_contract(contract: Contract) -> None:
+    """Print the contract that fits a model, and what was found."""
+    rows = [("contract", contract.name), ("because", contract.reason)]
+    if contract.check is None:
+        print_rows([*rows, ("to run it", WINDOWED_ADVICE)], title="Check")
+        return
+    print_rows(rows, title="Check")
+    print_check(contract.check)
+
+
 def print_check(found: Check) -> None:
-    """Print what a model needs per output and axis, and how tiles compared with the whole."""
+    """Print what a model needs per output and axis, and how tiles or windows compared with the whole."""
+    console, canvas = Console(), found.geometry.canvas
+    is_windowed = canvas is not None and canvas.windows is not None
     table = Table(title=f"{found.spec}: {found.geometry.evidence}", title_justify="left")
     for column in ("output", "axis", "halo before + after", "jump", "scale", "legal sizes"):
         table.add_column(column)
     for one in found.axes:
         before, after = one.halo
         table.add_row(one.output, str(one.axis), f"{before} + {after}", str(one.jump), str(one.scale), one.legal)
-    console = Console()
-    console.print(table)
+    if not is_windowed:
+        console.print(table)
     whole, tile = (" x ".join(map(str, shape)) for shape in (found.whole_shape, found.tile_shape))
-    rows = [("compared", f"{found.n_tiles} tiles of {tile} with one pass over {whole}, random input")]
+    what = "windows" if is_windowed else "tiles"
+    rows = [("compared", f"{found.n_tiles} {what} of {tile} with one pass over {whole}, random input")]
     rows += [
         (f"  {one.output}", f"max |tile - whole| {one.max_difference:.3g} of {one.largest:.3g}, std {one.std:.3g}")
         for one in found.outputs

@@ -8,7 +8,6 @@ from torch import nn
 
 from engine.geometry.axes import Axis, Role
 from engine.geometry.region import Region
-from engine.geometry.region import Region
 from engine.models.resampled import Resampled
 from engine.models.windowed import Windowed
 from engine.prepare import Options

@@ -15,7 +15,7 @@ FLOORS = (  # lowest first; those in one row stand beside each other
     {"search", "plan", "plan_json", "planner", "layout", "canvas_plan", "projection"},
     {"runtime"},
     {"measure", "objects", "tissue", "export"},
-    {"factory", "sight", "prepare", "adopt", "certificate", "run", "predict", "check", "runner", "reopen", "learnt", "recompute", "__init__"},
+    {"factory", "sight", "prepare", "adopt", "certificate", "run", "predict", "check", "runner", "reopen", "learnt", "recompute", "check_canvas", "__init__"},
     {"score"},
     {"slides"},
     {"collection"},

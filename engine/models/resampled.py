@@ -1,11 +1,13 @@
 """A network on a grid of its own spacing: the source resampled to it, and what comes out resampled back."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn import functional as F
 
 from engine.errors import ModelError
 from engine.geometry.resampling import N_TAPS, ORDERS, Order, Resampling, grid_size
@@ -116,20 +118,22 @@ class Resampled(nn.Module):
         self.order: Order = order
         self.back: Order = back
         self.source_spacing: tuple[float, ...] | None = None
+        """Of what comes in; the engine knows it from the volume."""
 
-    def sizes(self, shape: Sequence[int], source_spacing: Sequence[float]) -> tuple[int, ...]:
+    def sizes(self, shape: Sequence[int], source_spacing: tuple[float, ...]) -> tuple[int, ...]:
         """Return the voxels of the network's grid over a source of ``shape``, per space axis.
 
         Raises:
             ModelError: If there are not as many spacings as axes.
         """
         wanted = self.spacing * len(shape) if len(self.spacing) == 1 else self.spacing
-        if not len(wanted) == len(shape) == len(source_spacing):
+        source = source_spacing * len(shape) if len(source_spacing) == 1 else source_spacing
+        if not len(wanted) == len(shape) == len(source):
             raise ModelError(
                 f"Resampled has {len(self.spacing)} spacings {self.spacing} for {len(shape)} space axes of spacing "
                 f"{tuple(source_spacing)}. Give one for each, in storage order."
             )
-        steps = zip(shape, source_spacing, wanted, strict=True)
+        steps = zip(shape, source, wanted, strict=True)
         return tuple(n if step is None else grid_size(n, spacing=own, wanted=step) for n, own, step in steps)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -143,11 +147,40 @@ class Resampled(nn.Module):
         shape = tuple(x.shape[2:])
         sizes = self.sizes(shape, self.source_spacing)
         there = [Resampling(n, m, self.order) for n, m in zip(shape, sizes, strict=True)]
-        y = self.inner(resample(x, there))
-        if not isinstance(y, torch.Tensor) or tuple(y.shape[2:]) != sizes:
-            got = tuple(y.shape) if isinstance(y, torch.Tensor) else type(y).__name__
-            raise ModelError(
-                f"what is inside Resampled must give one tensor on its own grid {sizes}, not {got}. Put what reduces "
-                "classes after it."
-            )
+        y = self._on_grid(resample(x, there))
         return resample(y, [Resampling(m, n, self.back) for n, m in zip(shape, sizes, strict=True)])
+
+    def _on_grid(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what the inner module gives on the grid of ``x``.
+
+        Where it gives less, as of an odd length that it pools, it is shown more, by reflection at the far edge: the
+        rule of a plan.
+        """
+        sizes, y = tuple(x.shape[2:]), self.inner(x)
+        while isinstance(y, torch.Tensor) and y.dim() == x.dim() and min(y.shape[2:]) > 0:
+            lacking = [max(n - m, 0) for n, m in zip(sizes, y.shape[2:], strict=True)]
+            if not any(lacking) or any(2 * m <= n for n, m in zip(sizes, y.shape[2:], strict=True)):
+                break
+            x = F.pad(x, [n for lack in reversed(lacking) for n in (0, lack)], mode="reflect")
+            y = self.inner(x)
+        got = tuple(y.shape[2:]) if isinstance(y, torch.Tensor) else ()
+        if len(got) != len(sizes) or any(m < n for n, m in zip(sizes, got, strict=True)):
+            raise ModelError(
+                f"what is inside Resampled must give one tensor on its own grid {sizes}, not "
+                f"{got or type(y).__name__}. Put what reduces classes after it."
+            )
+        on_grid: torch.Tensor = y[(slice(None), slice(None), *(slice(n) for n in sizes))]
+        return on_grid
+
+
+@contextmanager
+def on_its_own_grid(module: nn.Module) -> Iterator[None]:
+    """Let every :class:`Resampled` of a module take its input for one on its own grid, to meet it without a source."""
+    parts = [part for part in module.modules() if isinstance(part, Resampled) and part.source_spacing is None]
+    for part in parts:
+        part.source_spacing = tuple(1.0 if step is None else step for step in part.spacing)
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.source_spacing = None
