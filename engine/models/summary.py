@@ -7,7 +7,7 @@ from math import floor, nan
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.models.moments import exact_sum, mean_and_std
+from engine.models.moments import exact_squares, exact_sum, mean_and_std
 
 LONGEST_TABLE = 1 << 22
 """Span of whole numbers that are counted in a table; wider ones are sorted."""
@@ -89,7 +89,7 @@ class Summary:
         values, n = histogram.values.astype(np.float64), histogram.n
         if not n:
             return NOTHING
-        mean, std = mean_and_std(n, exact_sum(values, histogram.counts), exact_sum(values**2, histogram.counts))
+        mean, std = mean_and_std(n, exact_sum(values, histogram.counts), exact_squares(values, histogram.counts))
         ranks = np.cumsum(histogram.counts)
 
         def at(rank: int) -> float:

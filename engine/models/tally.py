@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ModelError
-from engine.models.moments import exact_sum, mean_and_std
+from engine.models.moments import exact_squares, exact_sum, mean_and_std
 from engine.models.summary import NOTHING, Summary, quantile
 
 LARGEST = 3e38
@@ -34,7 +34,7 @@ class Tally:
     total: Fraction
     """Sum of the values."""
     squares: Fraction
-    """Sum of the squares, each rounded to float64: exact for what was float32 or shorter."""
+    """Sum of the squares."""
     upper: NDArray[np.int64] | None
     """How many values have each upper half, (65536,); None where no quantile is wanted."""
 
@@ -49,7 +49,7 @@ class Tally:
         if values.size and max(-low, high) > LARGEST:
             raise ModelError(f"statistics need values up to {LARGEST:g}, not {low:g} to {high:g}. Clip them before.")
         upper = _counted(_keys(values) >> 16) if has_ranks else None
-        return cls(len(values), low, high, exact_sum(values), exact_sum(values**2), upper)
+        return cls(len(values), low, high, exact_sum(values), exact_squares(values), upper)
 
     def merge(self, other: "Tally") -> "Tally":
         """Return the tally of the values of both."""

@@ -10,9 +10,11 @@ from torch import nn
 from engine.errors import ModelError
 from engine.models import moments
 from engine.models.fitted import Fitted, constants, fit_all, provisional, set_constants, unfitted
+from engine.models.intensity import MinMax
 from engine.models.learn import learn
 from engine.models.load import load_model
 from engine.models.pixels import Pixels
+from engine.models.resampled import Resampled
 from engine.models.stain import Deconvolve, Macenko, Reinhard
 from engine.models.wrappers import Compose, Named, Normalise
 from engine.models.zscore import ZScore
@@ -99,6 +101,54 @@ def test_statistics_of_what_a_network_gives_are_refused_naming_it():
     with pytest.raises(ModelError, match=r"what follows '0' \(Conv2d\) needs statistics of its output"):
         fit_all(module, Pixels(pixels()))
     fit_all(Compose(nn.Conv2d(3, 2, 1), ZScore(2)), Pixels(pixels()))  # this one looks at single voxels
+
+
+class Elsewhere(nn.Module):
+    """As Resampled: what is inside sees other voxels than the source's, and is fitted to the source's own."""
+
+    passes_voxels = True
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(nn.functional.avg_pool2d(x, 2))
+
+
+def test_what_a_wrapper_holds_is_fitted_to_the_voxels_that_come_to_it():
+    module = Compose(Normalise(1.0, 2.0), Elsewhere(Compose(Normalise(3.0, 4.0), ZScore(3), nn.Conv2d(3, 1, 3))))
+    fit_all(module, Pixels(pixels()))
+    wanted = (((pixels() - 1) / 2) - 3) / 4
+    assert torch.allclose(module.get_buffer("1.inner.1.mean"), wanted.mean(0), atol=1e-4)
+    assert set(constants(module)) == {"1.inner.1.mean", "1.inner.1.std"}
+
+
+@pytest.mark.parametrize("inner", [nn.Identity(), ZScore(3)])
+def test_what_follows_a_wrapper_cannot_be_fitted(inner):
+    with pytest.raises(ModelError, match=r"what follows '0' \(Elsewhere\) needs statistics of its output"):
+        fit_all(Compose(Elsewhere(inner), ZScore(3)), Pixels(pixels()))
+
+
+def test_resampled_is_such_a_wrapper():
+    network = Compose(ZScore(3), nn.Conv2d(3, 1, 3, padding=1))
+    module = Compose(Normalise(1.0, 2.0), Resampled(network, spacing=2.0))
+    fit_all(module, Pixels(pixels()))
+    assert torch.allclose(network.get_buffer("0.mean"), ((pixels() - 1) / 2).mean(0), atol=1e-4)
+
+
+def test_voxels_that_come_often_count_often():
+    rows, counts = pixels()[:40], torch.arange(1, 41).numpy()
+    one, other = (Compose(Normalise(1.0, 2.0), ZScore(3), MinMax(3, percentiles=(5, 80))) for _ in range(2))
+    fit_all(one, Pixels(rows, counts))
+    fit_all(other, Pixels(rows.repeat_interleave(torch.from_numpy(counts), 0)))
+    assert constants(one) == constants(other)
+    assert one.get_buffer("1.mean").tolist() != pytest.approx(((rows - 1) / 2).mean(0).tolist(), rel=1e-3)
+
+
+def test_an_instance_norm_is_seen_to_look_around():
+    with pytest.raises(ModelError, match=r"what follows '0' \(InstanceNorm2d\)"):
+        fit_all(Compose(nn.InstanceNorm2d(3), ZScore(3)), Pixels(pixels()))
 
 
 def test_a_part_that_was_fitted_before_keeps_its_statistics():
