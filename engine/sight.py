@@ -127,9 +127,10 @@ def sight(
         volume = open_volume(url, axes=axes)
         if _is_slide(volume, model):
             tell("fitting the model's statistics to the slide")
-            fit_all(model.module, Pixels(tissue_pixels(url, cells, cell=cell).to(model.dtype)))
+            voxels: Voxels = Pixels(tissue_pixels(url, cells, cell=cell).to(model.dtype))
         else:
-            fit_all(model.module, _voxels(volume, model, nan=nan, tell=tell))
+            voxels = _voxels(volume, model, nan=nan, tell=tell)
+        fit_all(model.module.get_submodule("model"), voxels)
         found = constants(model.module)
     return Sight(url, tissue, cell, cells, found)
 

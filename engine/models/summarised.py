@@ -99,8 +99,8 @@ class Summarised(Statistics):
             raise ModelError(f"{name} was made for {self.n_channels} channels, not {len(channels)}. Make it for those.")
         if empty := [number for number, summary in enumerate(channels) if not summary.n]:
             raise ModelError(
-                f"{name} needs finite voxels{self._among}, and channel {empty[0]} of the source has none. Correct its "
-                "foreground, or look at the source."
+                f"{name} needs finite voxels{self._among}, and channel {empty[0]} of the source has none. "
+                f"{'Look at the source' if self.foreground is None else 'Give another foreground'}, or leave it out."
             )
         return self.derive(channels)
 
