@@ -8,7 +8,7 @@ from typing import cast
 from engine.errors import PlanError
 from engine.geometry.axes import Role, positions
 from engine.geometry.canvas import PAINTED, CanvasTiling
-from engine.geometry.canvas_work import CanvasWork, canvas_work
+from engine.geometry.canvas_work import CanvasWork, canvas_work, sight
 from engine.geometry.edges import MODEL_EDGE, Edge, EdgeKind
 from engine.geometry.extent import Extent, extend
 from engine.geometry.model_geometry import Canvas, ModelGeometry
@@ -87,13 +87,13 @@ def _telling(n_blocks: int) -> set[int]:
 
 def _shares(tiling: CanvasTiling, block: int, *, is_first: bool) -> tuple[int, ...]:
     interval = tiling.interval(block)
-    shown = tiling.shown(tiling.tiles_for(interval))
-    low, high = tiling.read_for(shown)
-    needed = tiling.needed(interval)
-    n_shown = len(shown.voxels) + sum(shown.zeros)
-    if is_first:
-        return high - low, n_shown, tiling.painted_ahead(interval), 1
-    return high - low, n_shown, needed[1] - needed[0], interval[1] - interval[0]
+    tiles = tiling.tiles_for(interval)
+    if is_first:  # its tiles are shown their input row by row
+        reads = [sight(tiling, [tile]).read for tile in tiles]
+        return max(high - low for low, high in reads), tiling.tile, tiling.painted_ahead(interval), 1
+    one, needed = sight(tiling, tiles), tiling.needed(interval)
+    n_shown = len(one.shown.voxels) + sum(one.shown.zeros)
+    return one.read[1] - one.read[0], n_shown, needed[1] - needed[0], interval[1] - interval[0]
 
 
 def bytes_per_share(geometry: ModelGeometry) -> tuple[float, ...]:

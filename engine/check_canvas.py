@@ -84,7 +84,7 @@ def painted(
         }
         block = np.ascontiguousarray(x.numpy()[(slice(None), slice(None), *work.read.slices)])
         parts.append(painter.download(painter.paint(painter.upload(block), work, shapes)))
-        n_jobs += len(work.jobs)
+        n_jobs += work.n_tiles
     return n_jobs, {
         name: np.concatenate([part[name] for part in parts], axis=parts[0][name].ndim - len(shape)) for name in parts[0]
     }

@@ -8,22 +8,38 @@ from engine.geometry.nodes import Interval
 from engine.geometry.region import Region
 from engine.geometry.resampling import Resampling
 from engine.geometry.tile_job import TileJob, tile_jobs
+from engine.geometry.tiling import AxisTile
+
+
+@dataclass(frozen=True, eq=False)
+class Sight:
+    """What tiles are shown of the network's grid along one axis, and what that is made of."""
+
+    shown: Shown
+    read: Interval
+    """Source voxels."""
+    there: Resampling
 
 
 @dataclass(frozen=True, eq=False)
 class AxisWork:
-    """One space axis of it."""
+    """One space axis of what is decided."""
 
     interval: Interval
-    """Source voxels that are decided."""
+    """Source voxels."""
     needed: Interval
     """Voxels of the canvas that these are made of."""
-    shown: Shown
-    """What the tiles are shown of the network's grid."""
-    read: Interval
-    """Source voxels that this is made of."""
-    there: Resampling
     back: Resampling
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """The tiles at one place of the first axis; their input is made for them together, and let go after them."""
+
+    sights: tuple[Sight, ...]
+    """What they are shown, per space axis."""
+    jobs: tuple[TileJob, ...]
+    """In canonical order, last axis fastest: where each lies in what is shown, and what it paints."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,15 +47,11 @@ class CanvasWork:
     """All of it."""
 
     axes: tuple[AxisWork, ...]
-    jobs: tuple[TileJob, ...]
-    """Tiles in canonical order, last axis fastest: where each lies in what is shown, and what it paints."""
+    rows: tuple[Row, ...]
+    read: Region
+    """Box of the source that is read, over space."""
     depth: int
     """Planes of the first axis that the canvas holds at once."""
-
-    @property
-    def read(self) -> Region:
-        """Box of the source that is read, over space."""
-        return _box([axis.read for axis in self.axes])
 
     @property
     def canvas_shape(self) -> tuple[int, ...]:
@@ -47,29 +59,41 @@ class CanvasWork:
         return (self.depth, *(axis.needed[1] - axis.needed[0] for axis in self.axes[1:]))
 
     @property
-    def shown_shape(self) -> tuple[int, ...]:
-        """Voxels of the network's grid that the tiles are shown."""
-        return tuple(len(axis.shown.voxels) + sum(axis.shown.zeros) for axis in self.axes)
+    def n_tiles(self) -> int:
+        """Tiles or windows in all."""
+        return sum(len(row.jobs) for row in self.rows)
 
 
 def canvas_work(tilings: Sequence[CanvasTiling], box: Region) -> CanvasWork:
     """Return what a box of the source, over space, is made of."""
-    axes, tiles = [], []
-    for tiling, interval in zip(tilings, zip(box.start, box.stop, strict=True), strict=True):
-        found = tiling.tiles_for(interval)
-        shown = tiling.shown(found)
-        needed, read = tiling.needed(interval), tiling.read_for(shown)
-        axes.append(AxisWork(interval, needed, shown, read, tiling.there, tiling.back))
-        tiles.append(found)
-    jobs = tile_jobs(
-        tiles,
-        tile_shape=[tiling.tile for tiling in tilings],
-        read_start=[axis.shown.start for axis in axes],
-        block_starts={PAINTED: [axis.needed[0] for axis in axes]},
-        n_items=1,
+    spans = list(zip(box.start, box.stop, strict=True))
+    tiles = [tiling.tiles_for(span) for tiling, span in zip(tilings, spans, strict=True)]
+    axes = tuple(
+        AxisWork(span, tiling.needed(span), tiling.back) for tiling, span in zip(tilings, spans, strict=True)
     )
-    return CanvasWork(tuple(axes), tuple(jobs), tilings[0].painted_ahead((box.start[0], box.stop[0])))
+    others = [sight(tiling, found) for tiling, found in zip(tilings[1:], tiles[1:], strict=True)]
+    rows = []
+    for first in tiles[0]:
+        sights = (sight(tilings[0], [first]), *others)
+        jobs = tile_jobs(
+            [[first], *tiles[1:]],
+            tile_shape=[tiling.tile for tiling in tilings],
+            read_start=[one.shown.start for one in sights],
+            block_starts={PAINTED: [axis.needed[0] for axis in axes]},
+            n_items=1,
+        )
+        rows.append(Row(sights, tuple(jobs)))
+    firsts = [row.sights[0].read for row in rows]
+    read = ((min(low for low, _ in firsts), max(high for _, high in firsts)), *(one.read for one in others))
+    return CanvasWork(
+        axes,
+        tuple(rows),
+        Region(tuple(low for low, _ in read), tuple(high for _, high in read)),
+        tilings[0].painted_ahead(spans[0]),
+    )
 
 
-def _box(spans: Sequence[Interval]) -> Region:
-    return Region(tuple(low for low, _ in spans), tuple(high for _, high in spans))
+def sight(tiling: CanvasTiling, tiles: Sequence[AxisTile]) -> Sight:
+    """Return what tiles are shown along one axis."""
+    shown = tiling.shown(tiles)
+    return Sight(shown, tiling.read_for(shown), tiling.there)

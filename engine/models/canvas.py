@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from engine.geometry.canvas import PAINTED
-from engine.geometry.canvas_work import AxisWork, CanvasWork
+from engine.geometry.canvas_work import CanvasWork, Sight
 from engine.geometry.tile_job import TileJob
 from engine.models.forward import Forward, Held, memory_errors
 from engine.models.measure import precision_context
@@ -81,24 +81,27 @@ class Painter(Forward):
         self, block: torch.Tensor, work: CanvasWork, outputs: Mapping[str, torch.Tensor]
     ) -> Iterator[tuple["_Roll", TileJob, torch.Tensor]]:
         """Yield the tiles of each item in canonical order, with the roll that they are painted on."""
+        assert self.stages is not None
+        first = work.read.start[0]
         for item in range(len(block)):
-            shown = self._shown(block[item : item + 1], work.axes)
-            assert self.stages is not None
             roll = _Roll(work, self.stages, {name: whole[item] for name, whole in outputs.items()}, self._weights)
-            for job in work.jobs:
-                yield roll, job, shown[0][(slice(None), *job.source.slices)]
+            for row in work.rows:
+                low, high = row.sights[0].read
+                shown = self._shown(block[item : item + 1, :, low - first : high - first], row.sights)
+                for job in row.jobs:
+                    yield roll, job, shown[0][(slice(None), *job.source.slices)]
 
-    def _shown(self, x: torch.Tensor, axes: Sequence[AxisWork]) -> torch.Tensor:
-        """Return what the tiles are shown, of one item's source voxels (1, channel, *space)."""
+    def _shown(self, x: torch.Tensor, sights: Sequence[Sight]) -> torch.Tensor:
+        """Return what a row of tiles is shown, of the source voxels that it is made of (1, channel, *space)."""
         assert self.stages is not None
         x = _lone(_voxelwise(self.stages.before, x.to(self.dtype)))
-        for i, axis in reversed(list(enumerate(axes))):
-            is_all = axis.there.is_identity and bool((np.diff(axis.shown.voxels) == 1).all())
+        for i, one in reversed(list(enumerate(sights))):
+            is_all = one.there.is_identity and bool((np.diff(one.shown.voxels) == 1).all())
             if not is_all:
-                x = resample_axis(x, i + 2, axis.there, indices=axis.shown.voxels, first=axis.read[0])
+                x = resample_axis(x, i + 2, one.there, indices=one.shown.voxels, first=one.read[0])
         x = _lone(_voxelwise(self.stages.inside, x))
-        if any(sum(axis.shown.zeros) for axis in axes):
-            x = F.pad(x, [n for axis in reversed(axes) for n in axis.shown.zeros])
+        if any(sum(one.shown.zeros) for one in sights):
+            x = F.pad(x, [n for one in reversed(sights) for n in one.shown.zeros])
         return x
 
     def _paint_batch(self, batch: Sequence[tuple["_Roll", TileJob, torch.Tensor]]) -> None:
@@ -121,7 +124,7 @@ class _Roll:
         self.outputs = outputs
         """Per output, ([channel,] *space) of the block."""
         self.weights = weights
-        self.n_left = len(work.jobs)
+        self.n_left = work.n_tiles
         self.base = self.n_divided = 0
         """Planes of the canvas before the roll, and those whose sums are means by now; from what is needed first."""
         self.n_stored = 0

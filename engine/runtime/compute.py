@@ -45,7 +45,7 @@ def compute_block(
     """
     if isinstance(forward, Painter):
         work = block_work(plan, index)
-        return forward.paint(held, work, block_shapes(plan, index)), len(work.jobs) * plan.items(index).n_voxels
+        return forward.paint(held, work, block_shapes(plan, index)), work.n_tiles * plan.items(index).n_voxels
     jobs = block_jobs(plan, index, wanted)
     return forward.run(held, jobs, block_shapes(plan, index)), len(jobs)
 
