@@ -5,7 +5,7 @@ import sys
 import time
 import warnings
 
-from benchmarks import collection, compare, exactness, gigapixel, memory, scale, slides, speed
+from benchmarks import collection, compare, exactness, gigapixel, memory, scale, scans, slides, speed
 from benchmarks.report import keep, show
 
 PARTS = {
@@ -17,6 +17,7 @@ PARTS = {
     "slides": slides.main,
     "gigapixel": gigapixel.main,
     "collection": collection.main,
+    "scans": scans.main,
 }
 
 

@@ -1,5 +1,6 @@
 """Side by side: the whole pass, ours, MONAI's sliding window, and dask's map_overlap, on one model and one volume."""
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from math import prod
 from pathlib import Path
@@ -41,7 +42,16 @@ def main() -> list[Result]:
     return [*results, compare(title, "benchmarks.networks:meshnet_trained", brain, memory=2500, rounds=1)]
 
 
-def compare(title: str, model: str, volume: Volume, *, memory: int, rounds: int) -> Result:
+def compare(
+    title: str,
+    model: str,
+    volume: Volume,
+    *,
+    memory: int,
+    rounds: int,
+    overlaps: Sequence[float] = (0.25, 0.5),
+    with_dask: bool = True,
+) -> Result:
     """Return the table of one model on one volume; ``memory`` is ours, in MiB."""
     prepared = prepare(volume.url, model, Options(threads=2, memory=memory * 2**20, pyramid=False))
     plan = prepared.plan
@@ -54,14 +64,14 @@ def compare(title: str, model: str, volume: Volume, *, memory: int, rounds: int)
     ways: dict[str, dict[str, Any]] = {
         "whole pass": {"way": "whole"},
         f"ours, {plan.n_tiles} tiles of {'x'.join(map(str, plan.tile_shape))}": {"way": "ours"},
-        f"MONAI {side}^3, overlap 0.25": {"way": "monai", "overlap": 0.25},
-        f"MONAI {side}^3, overlap 0.5": {"way": "monai", "overlap": 0.5},
-        f"map_overlap, depth {GUESS} guessed": {"way": "dask", "depth": GUESS},
-        f"map_overlap, depth {halo} derived": {"way": "dask", "depth": halo},
+        **{f"MONAI {side}^3, overlap {part:g}": {"way": "monai", "overlap": part} for part in overlaps},
     }
+    if with_dask:
+        ways[f"map_overlap, depth {GUESS} guessed"] = {"way": "dask", "depth": GUESS}
+        ways[f"map_overlap, depth {halo} derived"] = {"way": "dask", "depth": halo}
     with TemporaryDirectory(prefix="bench-") as name:
         saved = {way: str(Path(name) / f"{i}.npy") for i, way in enumerate(ways)}
-        children = _take_turns({way: {**given, **own, "scores": saved[way]} for way, own in ways.items()}, rounds)
+        children = take_turns({way: {**given, **own, "scores": saved[way]} for way, own in ways.items()}, rounds)
         whole = np.load(saved["whole pass"])
         _check_alive(whole)
         rows = [_row(way, children[way], children["whole pass"], np.load(saved[way]), whole) for way in ways]
@@ -76,7 +86,7 @@ def compare(title: str, model: str, volume: Volume, *, memory: int, rounds: int)
     )
 
 
-def _take_turns(ways: dict[str, dict[str, Any]], rounds: int) -> dict[str, Child]:
+def take_turns(ways: dict[str, dict[str, Any]], rounds: int) -> dict[str, Child]:
     """Run every contender: side by side in turns where they are small, else one after the other."""
     children: dict[str, Child] = {}
     if rounds == 1:

@@ -49,8 +49,9 @@ def _rows(folder, path, constants, *, n_in, strides, tiles):
     steps = np.prod(np.array(strides), axis=0)
     lead = voxels.reshape(n_in, *space)
     extended = np.pad(lead, [(0, 0), *((0, int(-n % s)) for n, s in zip(space, steps, strict=True))], mode="reflect")
+    widths = [8 * 2**stage for stage in range(len(strides) + 1)]
     for up in ("transposed", "linear"):
-        network = unet(seed=0, n_space=n_space, n_in=n_in, n_out=3, width=8, strides=strides, up=up)
+        network = unet(seed=0, n_space=n_space, n_in=n_in, n_out=3, widths=widths, strides=strides, up=up)
         model = torch.nn.Sequential(Normalise(*constants), network).eval()
         with torch.inference_mode():
             whole = model(torch.from_numpy(extended)[None].float())[0].numpy()

@@ -3,42 +3,16 @@
 import torch
 from torch import nn
 
-from engine.models.wrappers import ArgMax, Compose
-from tests.real_models import DATA, MESHNETS, MeshNet, meshnet
+from engine.models.resampled import Resampled
+from engine.models.windowed import Windowed
+from engine.models.wrappers import ArgMax, Compose, Normalise
+from jobs.networks import MeshNet, UNet
+from tests.real_models import DATA, MESHNETS, meshnet
 
 TRAINED = next(iter(MESHNETS))
 
-
-class UNet(nn.Module):
-    """Three levels, two convolutions each, ReLU, max-pooling down, transposed convolution up, two classes."""
-
-    def __init__(self, *, n_space: int, n_channels: int, width: int) -> None:
-        super().__init__()
-        conv = {2: nn.Conv2d, 3: nn.Conv3d}[n_space]
-        up = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}[n_space]
-        pool = {2: nn.MaxPool2d, 3: nn.MaxPool3d}[n_space]
-        widths = [width, 2 * width, 4 * width]
-
-        def pair(c_in: int, c_out: int) -> nn.Sequential:
-            first, second = conv(c_in, c_out, 3, padding=1), conv(c_out, c_out, 3, padding=1)
-            return nn.Sequential(first, nn.ReLU(inplace=True), second, nn.ReLU(inplace=True))
-
-        self.pool = pool(2)
-        self.down = nn.ModuleList(pair(i, o) for i, o in zip([n_channels, *widths], widths, strict=False))
-        self.ups = nn.ModuleList(up(2 * w, w, 2, stride=2) for w in reversed(widths[:-1]))
-        self.join = nn.ModuleList(pair(2 * w, w) for w in reversed(widths[:-1]))
-        self.head = conv(width, 2, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(batch, channel, *space) -> (batch, 2, *space), class scores."""
-        x = x * (1 / 256)
-        skips = []
-        for level, pair in enumerate(self.down):
-            x = pair(x if level == 0 else self.pool(x))
-            skips.append(x)
-        for up, join, skip in zip(self.ups, self.join, reversed(skips[:-1]), strict=True):
-            x = join(torch.cat([up(x), skip], dim=1))
-        return self.head(x)
+WINDOW = 64
+"""Side of the sliding window that is timed."""
 
 
 class ThreeLayers(nn.Module):
@@ -57,14 +31,18 @@ class ThreeLayers(nn.Module):
 
 def unet_3d() -> nn.Module:
     """Return a compute-bound network for scans: the class of each voxel."""
-    torch.manual_seed(0)
-    return Compose(UNet(n_space=3, n_channels=1, width=16), ArgMax()).eval()
+    return _unet(n_space=3, n_in=1)
 
 
 def unet_2d() -> nn.Module:
     """Return a compute-bound network for slides: the class of each pixel."""
+    return _unet(n_space=2, n_in=3)
+
+
+def _unet(*, n_space: int, n_in: int) -> nn.Module:
     torch.manual_seed(0)
-    return Compose(UNet(n_space=2, n_channels=3, width=16), ArgMax()).eval()
+    network = UNet(n_space=n_space, n_in=n_in, n_out=2, widths=(16, 32, 64), norm="none")
+    return Compose(Normalise(0.0, 256.0), network, ArgMax()).eval()
 
 
 def three_layers() -> nn.Module:
@@ -99,6 +77,34 @@ def meshnet_twin() -> nn.Module:
 def meshnet_trained() -> nn.Module:
     """Return brainchop's 'model11_gw_ae': scores of background, grey and white matter."""
     return meshnet(TRAINED)
+
+
+def meshnet_20chan() -> nn.Module:
+    """Return brainchop's 'model20chan3cls': the same task, dilations to 16."""
+    return meshnet(list(MESHNETS)[1])
+
+
+def instance_unet() -> nn.Module:
+    """Return a 3-d U-Net that normalises whatever it is shown, as patch-trained networks do."""
+    torch.manual_seed(0)
+    return UNet(n_space=3, n_in=1, n_out=4, widths=(16, 32, 64), norm="instance").eval()
+
+
+def windowed_unet() -> nn.Module:
+    """Return the same through a sliding window."""
+    return Windowed(instance_unet(), window=WINDOW, overlap=0.5, weights="gaussian")
+
+
+def segmenter(n_classes: int) -> nn.Module:
+    """Return a cheap network of many classes: what is measured is what comes after it."""
+    torch.manual_seed(0)
+    first, second = nn.Conv3d(1, 8, 3, padding=1), nn.Conv3d(8, 8, 3, padding=1)
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Conv3d(8, n_classes, 1)).eval()
+
+
+def resampled_segmenter(n_classes: int) -> nn.Module:
+    """Return it at twice the source's spacing, brought back class by class, and reduced there."""
+    return Compose(Normalise(1500.0, 500.0), Resampled(segmenter(n_classes), spacing=2.0), ArgMax()).eval()
 
 
 def has_trained() -> bool:

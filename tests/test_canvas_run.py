@@ -6,16 +6,22 @@ import torch
 from monai.inferers import sliding_window_inference
 from torch import nn
 
+from engine.errors import EngineError, PlanError
 from engine.geometry.axes import Axis, Role
+from engine.geometry.edges import Edge, EdgeKind
 from engine.geometry.region import Region
 from engine.models.resampled import Resampled
 from engine.models.windowed import Windowed
-from engine.prepare import Options
+from engine.models.wrappers import ArgMax, Compose
+from engine.plan_json import plan_from_json, plan_to_json
+from engine.prepare import Options, prepare
+from engine.reopen import resume, verify
 from engine.run import check_complete, run
 from engine.runtime.actors import RayRunner
 from engine.storage.create import create_volume
 from tests import canvas_models
-from tests.stored import smooth, stored
+from tests.stored import checksums, smooth, stored
+from tests.test_same_bits import interrupted_after
 
 SHAPE, SPACING = (37, 45, 52), (1.0, 1.0, 0.9)
 BLOCKS = [(64, 64, 64), (16, 20, 64), (9, 64, 24)]
@@ -123,3 +129,51 @@ def test_the_output_says_which_contract_it_kept(volume, tmp_path):
         assert report.plan.geometry.contract == contract
         assert report.certificate.holds
         assert report.certificate.outputs["probability"].std > 0
+
+
+@pytest.mark.parametrize("name", ["windowed", "resampled", "resampled and windowed"])
+def test_a_plan_over_a_canvas_comes_back_from_json(volume, name):
+    plan = prepare(volume, MODELS[name](), Options(block=BLOCKS[1], memory=2**31)).plan
+    again = plan_from_json(plan_to_json(plan))
+    assert again == plan
+    index = tuple(n - 1 for n in plan.graph.counts)
+    assert again.tiles(index) == plan.tiles(index)
+    assert again.read_region(index) == plan.read_region(index)
+
+
+def test_a_windowed_run_that_was_broken_off_resumes_to_the_same_bits(volume, tmp_path):
+    spec = f"{canvas_models.__file__}:windowed"
+    options = Options(block=BLOCKS[1], memory=2**31)
+    check_complete(run(volume, spec, str(tmp_path / "whole.zarr"), options=options))
+    with pytest.raises(KeyboardInterrupt):
+        run(volume, spec, str(tmp_path / "broken.zarr"), options=options, listener=interrupted_after(3))
+    check_complete(resume(str(tmp_path / "broken.zarr")))
+    assert checksums(tmp_path / "broken.zarr") == checksums(tmp_path / "whole.zarr")
+    certificate = verify(str(tmp_path / "broken.zarr"), n_tiles=2)
+    assert certificate.holds
+
+
+def test_an_edge_that_a_canvas_cannot_keep_is_refused(volume):
+    options = Options(memory=2**31, edges={"z": Edge(EdgeKind.WRAP)})
+    with pytest.raises(PlanError, match="edge of 'z' must be the model's own"):
+        prepare(volume, MODELS["windowed"](), options)
+
+
+@pytest.mark.parametrize(
+    ("module", "told"),
+    [
+        (lambda: Compose(nn.Conv3d(1, 1, 3, padding=1), Windowed(nn.Identity(), window=8), nn.Identity()), "single voxels"),
+        (lambda: Compose(Windowed(nn.Identity(), window=8), nn.Conv3d(1, 1, 3, padding=1)), "single voxels"),
+        (lambda: Compose(Windowed(Windowed(nn.Identity(), window=8), window=8)), "one Windowed"),
+        (lambda: Compose(Windowed(nn.MaxPool3d(2), window=8)), "as large as the window"),
+        (lambda: Compose(Windowed(nn.Conv3d(2, 1, 1), window=8)), "cannot be shown a window"),
+        (lambda: Windowed(nn.Identity(), window=(8, 8)), "per space axis"),
+        (lambda: Resampled(nn.AvgPool3d(2), spacing=2.0), "on its own grid"),
+        (lambda: Resampled(nn.Identity(), spacing=(2.0, 1.0)), "one for each"),
+        (lambda: Resampled(Compose(nn.Conv3d(1, 2, 1), ArgMax()), spacing=2.0), "tensor with channels"),
+        (lambda: Resampled(nn.InstanceNorm3d(1), spacing=2.0), "windowed contract"),
+    ],
+)
+def test_what_is_no_canvas_is_refused_by_name(volume, module, told):
+    with pytest.raises(EngineError, match=told):
+        prepare(volume, module().eval(), Options(memory=2**31))
