@@ -37,7 +37,7 @@ _TIME_UNITS = {"second": ("sec", 1.0), "millisecond": ("msec", 1.0), "microsecon
 
 
 def export_nifti(volume_url: str, path: Path) -> Exported:
-    """Write a volume's finest level as NIfTI, voxel for voxel, with the same dtype; at most a slab is held.
+    """Write a volume's finest level as NIfTI, voxel for voxel, with the same dtype; two slabs are held at most.
 
     The affine is that of the scan, also where it is oblique or flipped: sform, and qform where it has no shear
     (a quaternion cannot tell one), with the codes of the source where they are known; see
@@ -93,7 +93,7 @@ def _fill(file: IO[bytes] | gzip.GzipFile, volume: Readable, *, header: Any, dty
     file.write(header.binaryblock + bytes(4))
     for plane, voxels in _pieces(volume):
         file.seek(start + plane * prod(volume.shape[-2:]) * dtype.itemsize)
-        file.write(np.ascontiguousarray(voxels, dtype).tobytes())
+        file.write(np.ascontiguousarray(voxels, dtype).data)
 
 
 def _pieces(volume: Readable) -> Iterator[tuple[int, NDArray[Any]]]:

@@ -13,7 +13,7 @@ from engine.export.affine import check_scan
 from engine.geometry.region import Region
 from engine.storage.readable import Readable
 
-SLAB_BYTES = 128 * 1024 * 1024
+SLAB_BYTES = 64 * 1024 * 1024
 """Of voxels in one slab, at most; a single plane where that is larger."""
 
 

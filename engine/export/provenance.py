@@ -18,8 +18,6 @@ class Maker:
 
     version: str
     """Of the engine: the one that ran, or else this one."""
-    model: str = ""
-    """As it was named to the run; empty where it is not known."""
     fingerprint: str = ""
     """SHA-256 of the model; empty where it is not known."""
     source: str = ""
@@ -29,7 +27,7 @@ class Maker:
     def told(self) -> str:
         """A line for a file's header.
 
-        >>> Maker("0.1.0", "net.py:net", "c0ffee" * 10).told
+        >>> Maker("0.1.0", "c0ffee" * 10).told
         'haloengine 0.1.0, model c0ffeec0ffee'
         """
         return f"{NAME} {self.version}" + (f", model {self.fingerprint[:12]}" if self.fingerprint else "")
@@ -43,12 +41,8 @@ def maker_of(url: str) -> Maker:
         own = _attributes(place).get(KEY, {}) if place else {}
         if "plan" in own:
             model, source = own["plan"].get("model", {}), own["plan"].get("source", {}).get("url", "")
-            return Maker(
-                own.get("engine", _version()),
-                model.get("spec", ""),
-                model.get("fingerprint", ""),
-                source.split("#", maxsplit=1)[0],
-            )
+            ran = own.get("engine", _version())
+            return Maker(ran, model.get("fingerprint", ""), source.split("#", maxsplit=1)[0])
     return Maker(_version())
 
 

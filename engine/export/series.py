@@ -43,12 +43,14 @@ class OnSeries:
         return plane[tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)]
 
 
-def read_series(folder: Path, *, uid: str | None) -> tuple[Dataset, ...]:
-    """Return the headers of one series, by position along the normal of its planes; pixels are not read.
+def read_series(folder: Path, *, uid: str | None, instances: Sequence[str] = ()) -> tuple[Dataset, ...]:
+    """Return the headers of one series; pixels are not read.
 
     Args:
         folder: Where its files are, at any depth, among other files or not.
         uid: Of the series; None where the folder holds one alone.
+        instances: The images that are wanted, in order; where it names none, or not all of them are there, all images
+            are, by position along the normal of their planes.
 
     Raises:
         UsageError: If the folder holds no such series, several without a UID, or one that says not where it lies.
@@ -63,14 +65,19 @@ def read_series(folder: Path, *, uid: str | None) -> tuple[Dataset, ...]:
         raise UsageError(
             f"the label map is of series {uid}, and '{folder}' holds {_named(found)}. Name the folder of its source."
         )
-    headers = found[uid] if uid is not None else next(iter(found.values()))
+    by_uid = found[uid] if uid is not None else next(iter(found.values()))
+    is_listed = bool(instances) and set(instances) <= set(by_uid)
+    headers = [by_uid[one] for one in instances] if is_listed else list(by_uid.values())
     for header in headers:
         _check_header(header, where=str(folder))
+    if is_listed:
+        return tuple(headers)
     column, row = _directions(headers[0])
     return tuple(sorted(headers, key=lambda header: float(_position(header) @ np.cross(column, row))))
 
 
-def _by_series(folder: Path) -> dict[str, list[Dataset]]:
+def _by_series(folder: Path) -> dict[str, dict[str, Dataset]]:
+    """Return the headers of all images in a folder, by the UIDs of their series and of themselves."""
     if not folder.is_dir():
         raise UsageError(f"the folder of the source's DICOM files is wanted, and '{folder}' is none. Name another.")
     found: dict[str, dict[str, Dataset]] = {}
@@ -85,12 +92,15 @@ def _by_series(folder: Path) -> dict[str, list[Dataset]]:
             found.setdefault(str(header.SeriesInstanceUID), {})[str(header.SOPInstanceUID)] = header
     if not found:
         raise UsageError(f"DICOM images are wanted, and '{folder}' holds none. Name the folder of the source series.")
-    return {uid: list(headers.values()) for uid, headers in found.items()}
+    return found
 
 
-def _named(found: Mapping[str, Sequence[Dataset]]) -> str:
+def _named(found: Mapping[str, Mapping[str, Dataset]]) -> str:
     """Return the series of a folder for a message, the first three of them."""
-    told = [f"{uid} ({headers[0].get('Modality', '?')}, {len(headers)} images)" for uid, headers in found.items()]
+    told = [
+        f"{uid} ({next(iter(headers.values())).get('Modality', '?')}, {len(headers)} images)"
+        for uid, headers in found.items()
+    ]
     return ", ".join(told[:3]) + (f" and {len(told) - 3} more" if len(told) > 3 else "")
 
 
@@ -109,7 +119,7 @@ def _check_header(header: Dataset, *, where: str) -> None:
 
 
 def laid_on_series(volume: Readable, affine: GridAffine, headers: Sequence[Dataset]) -> OnSeries:
-    """Find the source image of each plane of a label map, by the scan's list of them or else by position.
+    """Find the source image of each plane of a label map: those listed by its scan, in order, or else the nearest.
 
     Nothing is taken on trust: three corners of every plane must lie where the image says that they do, whichever
     way the volume's axes run; a label map that lies mirrored or shifted would be drawn on the wrong side.
@@ -126,7 +136,7 @@ def laid_on_series(volume: Readable, affine: GridAffine, headers: Sequence[Datas
     n_z, n_y, n_x = volume.shape[-3:]
     frame = said.get("frame_of_reference_uid")
     own = {str(header.FrameOfReferenceUID) for header in headers}
-    if (frame is not None and own != {frame}) or len(own) > 1:
+    if (frame and own != {frame}) or len(own) > 1:
         raise VolumeError(
             f"the label map '{volume.url}' has frame of reference {frame or 'unknown'}, and the series has "
             f"{', '.join(sorted(own))}. Name the series that it was computed from."
@@ -138,19 +148,12 @@ def laid_on_series(volume: Readable, affine: GridAffine, headers: Sequence[Datas
             f"the label map '{volume.url}' is {n_z} x {n_y} x {n_x} (z, y, x), and the series has {len(headers)} "
             f"images of {rows}. Export the label map on the grid of its source, and name the whole series."
         )
-    chosen = _listed(headers, said.get("instances"), n_z) or _nearest(affine, n_z, headers)
+    is_listed = [str(header.SOPInstanceUID) for header in headers] == list(said.get("instances") or ())
+    chosen = tuple(headers) if is_listed and len(headers) == n_z else _nearest(affine, n_z, headers)
     column, row = _directions(chosen[0])
     flips = bool(affine.matrix[:3, 1] @ row < 0), bool(affine.matrix[:3, 0] @ column < 0)
     _check_places(volume, affine, chosen, flips=flips)
     return OnSeries(chosen, flips)
-
-
-def _listed(headers: Sequence[Dataset], instances: Any, n_z: int) -> tuple[Dataset, ...] | None:  # noqa: ANN401 -- JSON
-    """Return the images that a scan lists, in its order; None where it lists none, or one is missing."""
-    by_uid = {str(header.SOPInstanceUID): header for header in headers}
-    if not isinstance(instances, Sequence) or len(instances) != n_z or not set(map(str, instances)) <= set(by_uid):
-        return None
-    return tuple(by_uid[str(uid)] for uid in instances)
 
 
 def _nearest(affine: GridAffine, n_z: int, headers: Sequence[Dataset]) -> tuple[Dataset, ...]:

@@ -1,6 +1,7 @@
 """NIfTI, read back by nibabel and by ITK: voxel for voxel, on the original grid."""
 
 import gzip
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -10,8 +11,10 @@ import SimpleITK
 from engine.errors import UsageError, VolumeError
 from engine.export import planes
 from engine.export.nifti import export_nifti
+from engine.storage.volume import open_volume
 from tests.export.scans import FLIPPED, SHAPE, STRAIGHT, balls, sheared, store, turned
 
+REAL = Path(__file__).parents[3] / "shared" / "data" / "ct"
 AFFINES = {"straight": STRAIGHT, "flipped": FLIPPED, "oblique": turned(), "oblique and flipped": turned(FLIPPED)}
 
 
@@ -135,6 +138,14 @@ def test_any_slab_depth_leaves_the_same_bytes(tmp_path, monkeypatch):
     assert set(seen) == {gzip.decompress((tmp_path / "whole.nii.gz").read_bytes())}
 
 
+@pytest.mark.parametrize(("limit", "depth"), [(1, 1), (3 * 960, 3), (5 * 960, 4), (9 * 960, 8), (10**9, 23)])
+def test_a_slab_is_whole_chunks_of_planes_within_the_limit(limit, depth, tmp_path, monkeypatch):
+    monkeypatch.setattr(planes, "SLAB_BYTES", limit)
+    volume = open_volume(store(tmp_path / "v.zarr", noise((23, 20, 24)), STRAIGHT))
+    spans = list(planes.slab_spans(volume))
+    assert spans == [(z, min(z + depth, 23)) for z in range(0, 23, depth)]
+
+
 def test_a_grid_of_another_spacing_has_an_affine_of_its_own(tmp_path):
     """An output at half the resolution: its voxel (i, j, k) lies in the middle of the source's 2 i, 2 i + 1, ..."""
     affine = turned()
@@ -210,3 +221,20 @@ def test_a_damaged_volume_leaves_nothing(names, ending, tmp_path):
     with pytest.raises(VolumeError, match="damaged"):
         export_nifti(url, tmp_path / f"v{ending}")
     assert [path.name for path in tmp_path.iterdir()] == ["v.zarr"]
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not REAL.exists(), reason="the real volumes are not beside the repository")
+@pytest.mark.parametrize("name", ["totalsegmentator_example_ct.nii.gz", "t1_brain.nii.gz"])
+def test_a_real_scan_comes_back_as_it_was(name, tmp_path):
+    """Generated twin: test_a_label_map_comes_back_on_the_original_grid."""
+    image, voxels = loaded(REAL / name)
+    voxels = voxels[..., 40:72]
+    codes = {"nifti": {code: int(image.header[code]) for code in ("sform_code", "qform_code")}}
+    url = store(tmp_path / "v.zarr", voxels.T.copy(), image.affine, scan=codes, chunk=(64, 64, 64))
+    export_nifti(url, tmp_path / "v.nii.gz")
+    again, found = loaded(tmp_path / "v.nii.gz")
+    assert voxels.std() > 0
+    np.testing.assert_array_equal(found, voxels)
+    np.testing.assert_allclose(again.affine, image.affine, rtol=1e-6, atol=1e-6)
+    assert again.header["sform_code"] == image.header["sform_code"]
