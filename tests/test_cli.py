@@ -75,6 +75,10 @@ COMMANDS = {
         *["--object-method", "--min-area", "--measured", "--score", "--features", "--only-failed", "--runner"],
         *["--address", "--patience", "--verify"],
     ],
+    "export": [
+        *["OUTPUT", "--nifti", "--dicom-seg", "--series", "--montage", "--image", "--labels", "--axis", "--slices"],
+        "--window",
+    ],
 }
 MODEL = f"{bad_models.__file__}:solid"
 
