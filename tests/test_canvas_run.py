@@ -74,8 +74,11 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("block", BLOCKS)
-@pytest.mark.parametrize("name", MODELS)
+MAIN = ("windowed", "resampled", "resampled and windowed")
+CASES = [(name, block) for name in MODELS for block in (BLOCKS if name in MAIN else BLOCKS[1:2])]
+
+
+@pytest.mark.parametrize(("name", "block"), CASES)
 def test_a_run_equals_the_module_over_the_whole_volume(volume, tmp_path, name, block):
     module = MODELS[name]()
     wanted = at_once(MODELS[name]())
@@ -89,7 +92,7 @@ def test_a_run_equals_the_module_over_the_whole_volume(volume, tmp_path, name, b
     assert report.plan.graph.n_blocks > 1 or block == BLOCKS[0]
 
 
-@pytest.mark.parametrize("name", ["windowed", "resampled", "resampled and windowed"])
+@pytest.mark.parametrize("name", ["windowed", "resampled", pytest.param("resampled and windowed", marks=pytest.mark.slow)])
 def test_the_bits_do_not_depend_on_blocks_or_workers(volume, tmp_path, name, local_ray):
     tile = None if "window" in name else (24, 24, 24)
     found = []
@@ -131,7 +134,7 @@ def test_the_output_says_which_contract_it_kept(volume, tmp_path):
         assert report.certificate.outputs["probability"].std > 0
 
 
-@pytest.mark.parametrize("name", ["windowed", "resampled", "resampled and windowed"])
+@pytest.mark.parametrize("name", MAIN)
 def test_a_plan_over_a_canvas_comes_back_from_json(volume, name):
     plan = prepare(volume, MODELS[name](), Options(block=BLOCKS[1], memory=2**31)).plan
     again = plan_from_json(plan_to_json(plan))
