@@ -5,13 +5,12 @@
 Three levels of convolutions, no normalisation that sees the image, nothing global: its halo is proved.
 """
 
-from itertools import pairwise
 from pathlib import Path
 
+import networks
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from torch.nn import functional as F
 
 from engine.models.stain import STAINS, Deconvolve
 
@@ -26,27 +25,15 @@ THRESHOLD = 0.5
 """Least probability of a nucleus."""
 
 
-class UNet(nn.Module):
+class UNet(networks.UNet):
     """RGB of 0 to 255 to the logit of "nucleus": (b, 3, y, x) to (b, 1, y, x); y and x are multiples of 4."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.down = nn.ModuleList(_pair(a, b) for a, b in pairwise((3, *WIDTHS)))
-        self.up = nn.ModuleList(_pair(a + b, a) for a, b in pairwise(WIDTHS))
-        self.head = nn.Conv2d(WIDTHS[0], 1, 1)
+        super().__init__(n_space=2, n_in=3, n_out=1, widths=WIDTHS, norm="none", up="nearest")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the logit."""
-        x = 1.0 - x / 127.5  # 1 where black, -1 where white
-        kept = []
-        for level, pair in enumerate(self.down):
-            x = pair(F.max_pool2d(x, 2) if level else x)  # (b, WIDTHS[level], y / 2^level, x / 2^level)
-            kept.append(x)
-        for level in reversed(range(len(self.up))):
-            x = torch.cat([kept[level], F.interpolate(x, scale_factor=2.0, mode="nearest")], 1)
-            x = self.up[level](x)
-        logit: torch.Tensor = self.head(x)
-        return logit
+        return super().forward(1.0 - x / 127.5)  # 1 where black, -1 where white
 
 
 class Nuclei(nn.Module):
@@ -94,9 +81,3 @@ def nuclei() -> Nuclei:
     model = Nuclei()
     model.network.load_state_dict(load_file(WEIGHTS))
     return model.eval()
-
-
-def _pair(n_in: int, n_out: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(n_in, n_out, 3, padding=1), nn.ReLU(), nn.Conv2d(n_out, n_out, 3, padding=1), nn.ReLU()
-    )

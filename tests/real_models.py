@@ -1,7 +1,7 @@
 """Real volumes and trained networks beside the repository, each with a twin that needs neither."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
+
+from jobs.networks import MeshNet, UNet
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 MESHNETS = {"meshnet_model11_gw_ae": 255.0, "meshnet_model20chan3cls": 127.0}
@@ -30,30 +31,6 @@ def real(path: str) -> Path:
     if not found.exists():
         pytest.skip(f"needs the real volumes beside the repository: {found} is not there")
     return found
-
-
-class MeshNet(nn.Module):
-    """A chain of dilated 3 x 3 x 3 convolutions (Fedorov et al. 2017); intensities in, class scores out."""
-
-    def __init__(
-        self,
-        *,
-        width: int,
-        dilations: Sequence[int],
-        n_classes: int,
-        activation: Callable[[], nn.Module],
-        full: float = 255.0,
-    ) -> None:
-        super().__init__()
-        self.full = full
-        channels = [1] + [width] * len(dilations)
-        layers: list[nn.Module] = []
-        for (c_in, c_out), d in zip(pairwise(channels), dilations, strict=True):
-            layers += [nn.Conv3d(c_in, c_out, 3, padding=d, dilation=d), activation()]
-        self.layers = nn.Sequential(*layers, nn.Conv3d(width, n_classes, 1))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layers(x / self.full)
 
 
 class Labels(nn.Module):
@@ -156,59 +133,8 @@ def with_statistics(network: nn.Module) -> None:
             module.running_var.uniform_(0.5, 2.0)
 
 
-class UNet(nn.Module):
-    """A U-Net: two convolutions with batch norm at each level, a max-pool by ``strides[i]`` between levels."""
-
-    def __init__(
-        self,
-        *,
-        n_space: int,
-        n_in: int,
-        n_out: int,
-        width: int,
-        strides: Sequence[Sequence[int]],
-        up: str = "transposed",
-    ) -> None:
-        super().__init__()
-        self.strides = [tuple(stride) for stride in strides]
-        self.up = up
-        self.mode = {2: "bilinear", 3: "trilinear"}[n_space] if up == "linear" else up
-        widths = [width * 2**i for i in range(len(strides) + 1)]
-        transposed = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}[n_space]
-        conv = {2: nn.Conv2d, 3: nn.Conv3d}[n_space]
-        self.pools = nn.ModuleList({2: nn.MaxPool2d, 3: nn.MaxPool3d}[n_space](stride) for stride in self.strides)
-        self.downs = nn.ModuleList(_two(n_space, a, b) for a, b in pairwise([n_in, *widths]))
-        self.ups = nn.ModuleList(
-            transposed(b, a, stride, stride=stride) if up == "transposed" else conv(b, a, 1)
-            for (a, b), stride in zip(pairwise(widths), self.strides, strict=True)
-        )
-        self.joins = nn.ModuleList(_two(n_space, 2 * a, a) for a in widths[:-1])
-        self.head = conv(width, n_out, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        skips = []
-        for down, pool in zip(self.downs, self.pools, strict=False):
-            skips.append(down(x))
-            x = pool(skips[-1])
-        x = self.downs[-1](x)
-        for i in reversed(range(len(skips))):
-            if self.up != "transposed":
-                factors = [float(s) for s in self.strides[i]]
-                is_linear = self.up == "linear"
-                x = F.interpolate(x, scale_factor=factors, mode=self.mode, align_corners=False if is_linear else None)
-            x = self.joins[i](torch.cat([self.ups[i](x), skips[i]], dim=1))
-        return self.head(x)
-
-
-def _two(n_space: int, c_in: int, c_out: int) -> nn.Sequential:
-    conv: Any = {2: nn.Conv2d, 3: nn.Conv3d}[n_space]
-    norm: Any = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[n_space]
-    layers = [conv(c_in, c_out, 3, padding=1), norm(c_out), nn.ReLU()]
-    return nn.Sequential(*layers, conv(c_out, c_out, 3, padding=1), norm(c_out), nn.ReLU())
-
-
 def unet(*, seed: int = 0, **shape: Any) -> UNet:
-    """Return a U-Net with random weights and statistics, in eval mode; see :class:`UNet`."""
+    """Return a U-Net with random weights and statistics, in eval mode; see :class:`jobs.networks.UNet`."""
     torch.manual_seed(seed)
     network = UNet(**shape)
     with_statistics(network)

@@ -127,7 +127,7 @@ SLIDES = [
 
 @pytest.mark.parametrize(("up", "pixels_of"), SLIDES)
 def test_a_slide_through_a_unet_of_four_levels_equals_the_whole_pass(tmp_path, up, pixels_of):
-    network = unet(n_space=2, n_in=3, n_out=2, width=4, strides=[(2, 2)] * 3, up=up)
+    network = unet(n_space=2, n_in=3, n_out=2, widths=(4, 8, 16, 32), strides=[2] * 3, up=up)
     module = Scaled(network, shift=200.0, scale=40.0)
     pixels = pixels_of((352, 336))
     found, report = _tiled(
@@ -149,7 +149,7 @@ def test_the_ingested_slide_whole_through_a_unet_equals_the_whole_pass(tmp_path)
     engine.ingest(real(real_models.SLIDE), str(tmp_path / "slide.zarr"))
     volume = engine.open_volume(str(tmp_path / "slide.zarr"))
     voxels = volume.read(Region.whole(volume.shape))
-    network = unet(n_space=2, n_in=3, n_out=1, width=2, strides=[(2, 2)] * 3)
+    network = unet(n_space=2, n_in=3, n_out=1, widths=(2, 4, 8, 16), strides=[2] * 3)
     module = Scaled(network, shift=200.0, scale=40.0)
     found, report = _tiled(str(tmp_path / "slide.zarr"), module, tmp_path / "out.zarr", tile=(512, 512))
     extent = [tiling.extent.extended for tiling in report.plan.tilings]
@@ -176,7 +176,7 @@ CTS = [pytest.param(_ct, (40, 56, 56), marks=pytest.mark.real, id="ct"), pytest.
 
 @pytest.mark.parametrize(("voxels_of", "tile"), CTS)
 def test_a_scan_through_a_unet_of_uneven_strides_equals_the_pass_over_the_extended_scan(tmp_path, voxels_of, tile):
-    network = unet(n_space=3, n_in=1, n_out=2, width=2, strides=[(1, 2, 2), (2, 2, 2)])
+    network = unet(n_space=3, n_in=1, n_out=2, widths=(2, 4, 8), strides=[(1, 2, 2), 2])
     module = Scaled(network, shift=0.0, scale=300.0)
     voxels = voxels_of()
     found, report = _tiled(store(tmp_path / "ct.zarr", voxels, "zyx"), module, tmp_path / "out.zarr", tile=tile)
