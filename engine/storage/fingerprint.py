@@ -9,8 +9,9 @@ from engine.errors import VolumeError
 from engine.storage import arrays
 from engine.storage.readable import Readable
 from engine.storage.scaled import Scaled
+from engine.storage.scan import Scan
 from engine.storage.slices import Slices
-from engine.storage.source import sample
+from engine.storage.source import ends, sample
 from engine.storage.source_url import parse_source
 from engine.storage.stored import Volume
 
@@ -23,10 +24,11 @@ def fingerprint(volume: Readable) -> str:
     """Return a SHA-256 over the volume as it is stored now, and how it is read, in hexadecimal.
 
     Of a file it covers the size, the first and last MiB, OpenSlide's own hash of the slide, and the names and
-    sizes of the files that belong to it. Of Zarr it covers the metadata of every level's array, the name and
-    size of every stored object, and the first and last 64 KiB of up to 64 objects of level 0, evenly spaced.
-    It does not see a change that keeps a size, where nothing is sampled. Times, owners and the volume's place
-    are left out, so a copy has the same fingerprint.
+    sizes of the files that belong to it. Of a scan it covers its affine, the size of each file, the first and
+    last MiB of up to 64 of them, evenly spaced along z, and which DICOM images they are, not what they are called.
+    Of Zarr it covers the metadata of every level's array, the name and size of every stored object, and the first
+    and last 64 KiB of up to 64 objects of level 0, evenly spaced. It does not see a change that keeps a size,
+    where nothing is sampled. Times, owners and the volume's place are left out, so a copy has the same fingerprint.
 
     Raises:
         VolumeError: If the store does not list its objects, or the file cannot be read.
@@ -35,7 +37,10 @@ def fingerprint(volume: Readable) -> str:
     base = volume
     while isinstance(base, Scaled | Slices):
         base = base.base
-    found = _of_stored(base) if isinstance(base, Volume) else _of_file(base, Path(arrays.local_path(source.place)))
+    if isinstance(base, Scan):
+        found = _of_scan(base)
+    else:
+        found = _of_stored(base) if isinstance(base, Volume) else _of_file(base, Path(arrays.local_path(source.place)))
     return hashlib.sha256(f"{found}#{source.options}".encode()).hexdigest() if source.options else found
 
 
@@ -44,10 +49,29 @@ def _of_file(volume: Readable, path: Path) -> str:
     try:
         return hashlib.sha256(sample(path) + str(own).encode()).hexdigest()
     except OSError as error:
-        raise VolumeError(
-            f"'{path}' must be read for its fingerprint, and cannot be: {arrays.first_line(error)}. Check the path and "
-            "its permissions."
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _of_scan(scan: Scan) -> str:
+    files, digest = scan.file.files, hashlib.sha256()
+    described = {key: value for key, value in scan.file.described.items() if key != "files"}
+    facts = [scan.file.format, scan.shape, scan.dtype.name, scan.file.orientation.affine, described]
+    digest.update(json.dumps(facts, sort_keys=True).encode())
+    n = min(_N_SAMPLED, len(files))
+    sampled = {i * len(files) // n for i in range(n)}
+    for number, path in enumerate(files):
+        try:
+            digest.update(ends(path).digest() if number in sampled else f"{path.stat().st_size}\0".encode())
+        except OSError as error:
+            raise _unreadable(path, error) from error
+    return digest.hexdigest()
+
+
+def _unreadable(path: Path, error: OSError) -> VolumeError:
+    return VolumeError(
+        f"'{path}' must be read for its fingerprint, and cannot be: {arrays.first_line(error)}. Check the path and "
+        "its permissions."
+    )
 
 
 def _of_stored(volume: Volume) -> str:

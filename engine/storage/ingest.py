@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from engine.errors import IngestError
 from engine.geometry.region import Region
-from engine.storage import arrays, climate, record, scan, slide
+from engine.storage import arrays, record
 from engine.storage.create import create_volume, remove, remove_partial
 from engine.storage.pyramid import finer_region, reduce_mean
-from engine.storage.slide_file import open_slide
-from engine.storage.source import Source, identity
+from engine.storage.source import Source
+from engine.storage.source_file import open_source, own_urls, source_identity
 from engine.storage.stored import Volume, open_group, open_stored
 
 Progress = Callable[[int, int, int], None]
@@ -38,14 +38,15 @@ def ingest(
     variables: Sequence[str] | None = None,
     n_threads: int = 2,
 ) -> Volume:
-    """Make a volume from a slide, a scan, or climate files that follow each other in time.
+    """Make a volume from a slide, from one or several scans of a patient, or from climate files in time.
 
     Shards are written whole and recorded one by one. After a kill, the same call goes on where it
     stopped and leaves the same bits as an undisturbed one. A finished volume of the same source is
     opened as it is.
 
     Args:
-        source_paths: One slide or scan, or one or more NetCDF files.
+        source_paths: One slide; one or more scans, files or folders of DICOM, which become channels on the first's
+            grid; or one or more NetCDF files. Behind a ``#``, which series, as ``folder#series=1.2.840``.
         target_url: Local path or fsspec URL of the volume.
         progress: Called in this thread after each shard.
         chunk_shape: Voxels per axis of a chunk; the domain's own by default.
@@ -61,12 +62,13 @@ def ingest(
         VolumeError: If the target cannot be written.
     """
     given = (source_paths,) if isinstance(source_paths, str | Path) else tuple(source_paths)
-    paths = tuple(Path(path) for path in given)
-    source = open_source(paths, spacing=spacing, variables=variables)
+    urls = own_urls(given)
+    source = open_source(urls, spacing=spacing, variables=variables)
     try:
         options = {"chunk_shape": chunk_shape, "shard_shape": shard_shape, "n_levels": n_levels}
         asked = {name: _listed(value) for name, value in {**options, "spacing": spacing}.items() if value is not None}
-        origin = {"files": [path.name for path in paths], "sha256": identity(paths), "options": asked}
+        files = [str(replace(url, place=Path(url.place).name)) for url in urls]
+        origin = {"files": files, "sha256": source_identity(source, urls), "options": asked}
         origin |= {"notes": list(source.notes)} if source.notes else {}
         volume, is_new = _target(source, target_url, origin=origin, variables=variables)
         if record.is_unfinished(volume.attributes):
@@ -80,39 +82,6 @@ def ingest(
     finally:
         source.close()
     return open_stored(target_url)
-
-
-def open_source(
-    paths: Sequence[Path], *, spacing: Sequence[float] | None = None, variables: Sequence[str] | None = None
-) -> Source:
-    """Open the files as their ending says.
-
-    Raises:
-        IngestError: If there is none, the ending is unknown, or the file is not what its ending says.
-    """
-    if not paths:
-        raise IngestError("a source file is wanted, and none was given. Name a slide, a NIfTI scan, or NetCDF files.")
-    path, name = paths[0], paths[0].name.lower()
-    if name.endswith(climate.SUFFIXES):
-        return climate.Climate(paths, variables=variables)
-    if len(paths) > 1:
-        raise IngestError(
-            f"one slide or scan is wanted for a volume, not {len(paths)}, as '{path}' and '{paths[1]}'. "
-            "Ingest each into its own target; only NetCDF files are joined."
-        )
-    if name.endswith(scan.SUFFIXES):
-        return scan.Scan(path, spacing=spacing)
-    if name.endswith(slide.SUFFIXES):
-        return open_slide(path, spacing=spacing)
-    known = " ".join((*slide.SUFFIXES, *scan.SUFFIXES, *climate.SUFFIXES))
-    if path.is_dir() or not path.exists():
-        what = "is a folder" if path.is_dir() else "is not there"
-        advice = "Name the file in it." if path.is_dir() else arrays.did_you_mean(str(path))
-        raise IngestError(f"a file that ends in one of {known} is wanted, and '{path}' {what}. {advice}")
-    raise IngestError(
-        f"a file that ends in one of {known} is wanted, not '{path}' (ending '{path.suffix}'). "
-        "Convert it to one of these, or rename it if its ending is wrong."
-    )
 
 
 def _listed(value: Any) -> Any:  # noqa: ANN401 -- an option as JSON has it

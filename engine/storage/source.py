@@ -104,15 +104,21 @@ def identity(paths: Sequence[Path]) -> str:
 
 def sample(path: Path) -> bytes:
     """Return a SHA-256 of a file's size, first and last MiB, and its companions' names and sizes; not of its name."""
+    digest = ends(path)
+    for other in companions(path):
+        digest.update(f"{other.name}\0{other.stat().st_size}\0".encode())
+    return digest.digest()
+
+
+def ends(path: Path) -> "hashlib._Hash":
+    """Return a SHA-256 of a file's size, first and last MiB, to be gone on with."""
     size, digest = path.stat().st_size, hashlib.sha256()
     digest.update(f"{size}\0".encode())
     with path.open("rb") as file:
         digest.update(file.read(_N_HASHED))
         file.seek(max(_N_HASHED, size - _N_HASHED))
         digest.update(file.read(_N_HASHED))
-    for other in companions(path):
-        digest.update(f"{other.name}\0{other.stat().st_size}\0".encode())
-    return digest.digest()
+    return digest
 
 
 def companions(path: Path) -> list[Path]:

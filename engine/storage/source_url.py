@@ -5,12 +5,15 @@
     slide.svs#mpp=0.5&tolerance=0.1             a level within 10 % of it is taken as it is
     scan.tif#spacing=0.25                       for a file that does not say its micrometre per pixel
     scan.tif#mpp=1.0,0.5&spacing=0.5,0.25       y and x apart
+    scan.nii.gz#spacing=2.5,0.8,0.8             for a scan that does not say its millimetre along z, y and x
+    folder#series=1.2.840.113619.2.55           one of the DICOM series in a folder
     scan.zarr#slices=1                          slice by slice: z is a batch, for networks of two dimensions
     scan.zarr#slices=5                          the same, each slice with two neighbours on either side as channels
 
 It says all that is read, so a plan, a worker and a resumed run need nothing else.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
@@ -20,7 +23,8 @@ from engine.errors import VolumeError
 TOLERANCE = 0.05
 """How far, as a share of the wanted one, a level's step may be off and still be read as it is."""
 
-_NAMES = ("mpp", "tolerance", "spacing", "slices")
+_NAMES = ("mpp", "tolerance", "spacing", "slices", "series")
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +41,13 @@ class SourceUrl:
     """Wanted micrometre per pixel along y and x."""
     tolerance: float = TOLERANCE
     """Largest share by which a level may miss ``mpp`` and still be read as it is."""
-    spacing: tuple[float, float] | None = None
-    """True micrometre per pixel of the finest level along y and x, instead of what the file says."""
+    spacing: tuple[float, ...] | None = None
+    """True step, instead of what the file says: of a slide's finest level micrometre along y and x; of a scan
+    millimetre along z, y and x, or one number for all, spelled twice here."""
     slices: int | None = None
     """Neighbouring slices that make one item, an odd number; None where z is left as it is."""
+    series: str | None = None
+    """SeriesInstanceUID of the one that is meant, where a folder holds several DICOM series."""
 
     @property
     def options(self) -> str:
@@ -54,6 +61,8 @@ class SourceUrl:
             found.append(f"spacing={_spelled(self.spacing)}")
         if self.slices is not None:
             found.append(f"slices={self.slices}")
+        if self.series is not None:
+            found.append(f"series={self.series}")
         return "&".join(found)
 
     def __str__(self) -> str:
@@ -67,7 +76,8 @@ def parse_source(url: str) -> SourceUrl:
     ('a#1.svs', (0.5, 0.5))
 
     Raises:
-        VolumeError: If an option is unknown, given twice, or no positive number; or of slices, no odd one.
+        VolumeError: If an option is unknown, given twice, or no positive number; or of slices, no odd one;
+            or of series, no UID.
     """
     place, _, options = url.rpartition("#")
     if not place or "=" not in options:
@@ -79,10 +89,13 @@ def parse_source(url: str) -> SourceUrl:
             f"the options of a source are {', '.join(_NAMES)}, each once, not '{unknown[0]}' in '{url}'. "
             "Write it as slide.svs#mpp=0.5&spacing=0.25."
         )
-    found = {name: _numbers(name, text, url=url) for name, text in pairs if name != "slices"}
-    tolerance = found.get("tolerance", (TOLERANCE, TOLERANCE))[0]
-    slices = next((_count(text, url=url) for name, text in pairs if name == "slices"), None)
-    return SourceUrl(place, found.get("mpp"), tolerance, found.get("spacing"), slices)
+    texts = dict(pairs)
+    series = _uid(texts.pop("series"), url=url) if "series" in texts else None
+    slices = _count(texts.pop("slices"), url=url) if "slices" in texts else None
+    found = {name: _numbers(name, text, url=url) for name, text in texts.items()}
+    mpp, spacing = found.get("mpp"), found.get("spacing")
+    tolerance = found.get("tolerance", (TOLERANCE,))[0]
+    return SourceUrl(place, None if mpp is None else pair(mpp), tolerance, spacing, slices, series)
 
 
 def pair(value: float | Sequence[float]) -> tuple[float, float]:
@@ -110,9 +123,8 @@ def moved(url: str, *, place: str) -> str:
     return str(there if there.options else replace(parse_source(url), place=there.place))
 
 
-def _spelled(steps: tuple[float, float]) -> str:
-    y, x = steps
-    return repr(y) if y == x else f"{y!r},{x!r}"
+def _spelled(steps: tuple[float, ...]) -> str:
+    return repr(steps[0]) if len(steps) == 2 and steps[0] == steps[1] else ",".join(map(repr, steps))
 
 
 def _count(text: str, *, url: str) -> int:
@@ -124,16 +136,30 @@ def _count(text: str, *, url: str) -> int:
     return int(text)
 
 
-def _numbers(name: str, text: str, *, url: str) -> tuple[float, float]:
+_MOST_NUMBERS = {"mpp": 2, "tolerance": 1, "spacing": 3}
+_WANTED = {
+    "mpp": "a positive number, or two as y,x",
+    "tolerance": "a number, 0 or more",
+    "spacing": "a positive number, two as y,x of a slide, or three as z,y,x of a scan",
+}
+
+
+def _numbers(name: str, text: str, *, url: str) -> tuple[float, ...]:
+    """Return the numbers of an option, at least two: one serves two axes."""
     try:
-        found = pair([float(part) for part in text.split(",")])
+        found = tuple(float(part) for part in text.split(","))
     except ValueError:
-        found = (float("nan"), float("nan"))
+        found = (float("nan"),)
     least = 0.0 if name == "tolerance" else float.fromhex("0x1p-1074")
-    is_one = name != "tolerance" or "," not in text
-    if not (is_one and all(isfinite(number) and number >= least for number in found)):
+    if len(found) > _MOST_NUMBERS[name] or not all(isfinite(number) and number >= least for number in found):
+        raise VolumeError(f"'{name}' must be {_WANTED[name]}, not '{text}' in '{url}'. Write it as #{name}=0.5.")
+    return found * 2 if len(found) == 1 else found
+
+
+def _uid(text: str, *, url: str) -> str:
+    if not _UID.fullmatch(text):
         raise VolumeError(
-            f"'{name}' must be {'a positive number, or two as y,x' if name != 'tolerance' else 'a number, 0 or more'}, "
-            f"not '{text}' in '{url}'. Write it as #{name}=0.5."
+            f"'series' must be a SeriesInstanceUID, numbers joined by points, not '{text}' in '{url}'. Write it as "
+            "folder#series=1.2.840.1."
         )
-    return found
+    return text

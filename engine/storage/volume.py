@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+from engine.errors import VolumeError
 from engine.storage import arrays
 from engine.storage.readable import Level, Readable
 from engine.storage.scaled import scaled
+from engine.storage.scan import is_scan, open_scan
 from engine.storage.slices import sliced
 from engine.storage.slide import SUFFIXES
 from engine.storage.slide_file import open_slide
-from engine.storage.source_url import parse_source
+from engine.storage.source_url import SourceUrl, parse_source
 from engine.storage.stored import Volume, open_group, open_stored
 
 __all__ = ["Level", "Readable", "Volume", "open_group", "open_stored", "open_volume"]
@@ -19,8 +21,9 @@ def open_volume(url: str, *, axes: str | None = None) -> Readable:
 
     Args:
         url: A bare Zarr array (v2 or v3), an OME-Zarr group (0.4 or 0.5), a group that the engine wrote, a path
-            inside one such as ``out.zarr/probability``, or a slide or TIFF file; behind a ``#``, how it is to be
-            read, as ``slide.svs#mpp=0.5``: see :mod:`engine.storage.source_url`.
+            inside one such as ``out.zarr/probability``, a slide or TIFF file, a scan (NIfTI, MetaImage, NRRD) or
+            the folder of a DICOM series; behind a ``#``, how it is to be read, as ``slide.svs#mpp=0.5``: see
+            :mod:`engine.storage.source_url`.
         axes: Names for the axes of a bare array, as "zyx", "t,c,y,x" or "lat,lon"; they go before its own.
 
     Raises:
@@ -28,6 +31,25 @@ def open_volume(url: str, *, axes: str | None = None) -> Readable:
             a number, its ingest was not finished, or it cannot be read as the URL wants.
     """
     source = parse_source(url)
+    base = _scan(source) if is_scan(source.place) else _other(source, axes=axes)
+    return base if source.slices is None else sliced(base, source)
+
+
+def _scan(source: SourceUrl) -> Readable:
+    if source.mpp is not None:
+        raise VolumeError(
+            f"'mpp' is the resolution of a slide, and '{source.place}' is a scan: it is read at its own spacing. Leave "
+            "it out; a model that wants another spacing resamples for itself (Resampled)."
+        )
+    return open_scan(source)
+
+
+def _other(source: SourceUrl, *, axes: str | None) -> Readable:
+    if source.series is not None or len(source.spacing or ()) > 2:
+        raise VolumeError(
+            f"'series', and a spacing along z, y and x, are of scans and folders of DICOM, and '{source.place}' is "
+            "none, or is not there. Leave them out, or correct the path."
+        )
     place = arrays.local_path(source.place)
     if place.lower().endswith(SUFFIXES) and arrays.is_local(place) and not Path(place).is_dir():
         base: Readable = open_slide(Path(place), spacing=source.spacing)
@@ -35,4 +57,4 @@ def open_volume(url: str, *, axes: str | None = None) -> Readable:
         base = open_stored(source.place, axes=axes)
     if source.mpp is not None or source.spacing is not None:
         base = scaled(base, source)
-    return base if source.slices is None else sliced(base, source)
+    return base

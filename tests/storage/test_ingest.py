@@ -121,8 +121,11 @@ def check_scan(path, tmp_path, **options):
     oracle = np.asarray(image.dataobj).T
     assert oracle.std() > 0
     assert np.array_equal(whole(volume), oracle.astype(volume.dtype))
-    assert np.array_equal(volume.attributes["nifti"]["affine"], image.affine)
-    assert tuple(volume.attributes["nifti"]["axcodes"]) == nibabel.aff2axcodes(image.affine)
+    scan = volume.attributes["scan"]
+    assert np.array_equal(scan["affine"], image.affine)
+    assert tuple(scan["axcodes"]) == nibabel.aff2axcodes(image.affine)
+    assert scan["format"] == "nifti"
+    assert scan["nifti"]["sform_code"] == image.header["sform_code"]
     return volume
 
 
