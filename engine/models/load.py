@@ -1,6 +1,7 @@
 """What a model is once it is loaded: one module from a tensor to named tensors, and its fingerprint."""
 
 import re
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Literal
 import torch
 
 from engine.errors import ModelError
+from engine.models.bundle import bundle
 from engine.models.factories import described, make
 from engine.models.fingerprint import fingerprint
+from engine.models.nnunet import nnunet
 from engine.models.programs import load_exported, load_torchscript
 from engine.models.specification import Part, absolute_part, absolute_spec, existing_file, parse_spec
 from engine.models.weights import load_weights
@@ -21,6 +24,9 @@ Kind = Literal["module", "exported", "torchscript"]
 
 KINDS: tuple[Kind, ...] = ("module", "exported", "torchscript")
 """From the most to the least that can be learnt from a model's graph."""
+
+FOLDERS: Mapping[str, Callable[[str], torch.nn.Module]] = {"wsinfer": wsinfer, "nnunet": nnunet, "bundle": bundle}
+"""What reads each kind of model folder."""
 
 OUTPUT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
@@ -118,8 +124,7 @@ def load_model(spec: str | torch.nn.Module, *, weights: str | None = None) -> Mo
     parts = tuple(absolute_part(part) for part in parts)
     loaded = [_load_part(part) for part in parts]
     whole = loaded[0] if len(loaded) == 1 else Compose(*loaded)
-    kinds: list[Kind] = ["module" if part.kind == "wsinfer" else part.kind for part in parts]
-    kind = max(kinds, key=KINDS.index)
+    kind = max(map(_kind_of_part, parts), key=KINDS.index)
     programs = tuple(file for part in parts for file in part.programs)
     return _model(whole, spec=" + ".join(map(str, parts)), kind=kind, programs=programs)
 
@@ -128,6 +133,10 @@ def _kind_of(module: torch.nn.Module) -> Kind:
     if isinstance(module, torch.jit.ScriptModule):
         return "torchscript"
     return "exported" if isinstance(module, torch.fx.GraphModule) else "module"
+
+
+def _kind_of_part(part: Part) -> Kind:
+    return "exported" if part.kind == "exported" else "torchscript" if part.kind == "torchscript" else "module"
 
 
 def _with_weights(parts: tuple[Part, ...], weights: str | None) -> tuple[Part, ...]:
@@ -179,8 +188,8 @@ def _load_part(part: Part) -> torch.nn.Module:
         if part.weights:
             load_weights(module, part.weights)
         return module
-    if part.kind == "wsinfer":
-        return wsinfer(part.location)
+    if part.kind in FOLDERS:
+        return FOLDERS[part.kind](part.location)
     file = existing_file(part.location, what="model file")
     return load_exported(file) if part.kind == "exported" else load_torchscript(file)
 

@@ -4,9 +4,11 @@ specification   part ["+" part]...
 part            file.py:factory[@weights] | package.module:factory[@weights] | file.pt2 | file.pt | folder
 
 Several parts are composed into one pipeline, in order. A path may hold spaces, but no ``+``. A folder is
-a patch classifier as the WSInfer zoo has them: a config.json and a TorchScript file.
+a patch classifier as the WSInfer zoo has them (a config.json and a TorchScript file), a model folder of
+nnU-Net's or one fold of it (plans.json and dataset.json), or a bundle of MONAI's (configs/inference.json).
 """
 
+import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,9 +23,21 @@ TORCHSCRIPT_SUFFIXES = (".pt", ".ts", ".torchscript")
 WSINFER_CONFIG, WSINFER_PROGRAM = "config.json", "torchscript_model.pt"
 """The files of a folder of the WSInfer zoo."""
 
+NNUNET_FILES = ("plans.json", "dataset.json")
+"""What a model folder of nnU-Net's holds beside its folds."""
+
+NNUNET_FOLD = r"fold_(\d+|all)"
+"""The name of a fold's folder."""
+
+BUNDLE_CONFIGS = ("configs/inference.json", "configs/inference.yaml", "configs/inference.yml")
+"""What a bundle of MONAI's is told by; the first that is there is read."""
+
+BUNDLE_METADATA, BUNDLE_WEIGHTS, BUNDLE_PROGRAM = "configs/metadata.json", "models/model.pt", "models/model.ts"
+"""The other files of a bundle."""
+
 GRAMMAR = (
     "Write file.py:factory, package.module:factory (either with @weights.safetensors or @weights.pt), "
-    "program.pt2, script.pt or a WSInfer folder, several parts joined by +."
+    "program.pt2, script.pt or a folder of WSInfer's, nnU-Net's or MONAI's, several parts joined by +."
 )
 
 
@@ -31,7 +45,7 @@ GRAMMAR = (
 class Part:
     """One module of a pipeline, as it was written."""
 
-    kind: Literal["module", "exported", "torchscript", "wsinfer"]
+    kind: Literal["module", "exported", "torchscript", "wsinfer", "nnunet", "bundle"]
     location: str
     """Path of a file or folder, or the dotted name of an importable module."""
     factory: str = ""
@@ -42,9 +56,18 @@ class Part:
     @property
     def programs(self) -> tuple[Path, ...]:
         """The files that the fingerprint covers whole: not the code and weights that torch shows of a module."""
+        if self.kind == "module":
+            return ()
+        folder = Path(self.location)
         if self.kind == "wsinfer":
-            return tuple(Path(self.location) / name for name in (WSINFER_CONFIG, WSINFER_PROGRAM))
-        return () if self.kind == "module" else (Path(self.location),)
+            return folder / WSINFER_CONFIG, folder / WSINFER_PROGRAM
+        if self.kind == "nnunet":
+            return tuple(nnunet_root(folder) / name for name in NNUNET_FILES)
+        if self.kind == "bundle":
+            has_weights = any(folder.glob(str(Path(BUNDLE_WEIGHTS).with_stem("*"))))
+            names = (*BUNDLE_CONFIGS, BUNDLE_METADATA, *(() if has_weights else (BUNDLE_PROGRAM,)))
+            return tuple(folder / name for name in names if (folder / name).is_file())
+        return (folder,)
 
     @property
     def is_file(self) -> bool:
@@ -100,11 +123,28 @@ def _parse_program(text: str) -> Part:
         raise ModelError(f"'{text}' does not say what in it gives the model. Write {text}:factory.")
     if text.endswith(WEIGHTS_SUFFIXES):
         raise ModelError(f"'{text}' holds weights, not a model. Write file.py:factory@{text}.")
-    if (Path(text) / WSINFER_CONFIG).is_file():
-        return Part("wsinfer", text)
     if Path(text).is_dir():
-        raise ModelError(f"the folder '{text}' is not a model: it has no {WSINFER_CONFIG}. {GRAMMAR}")
+        return _parse_folder(text)
     raise ModelError(f"'{text}' is not a model. {GRAMMAR} A path may not hold '+'.")
+
+
+def _parse_folder(text: str) -> Part:
+    folder = Path(text)
+    if (folder / WSINFER_CONFIG).is_file():
+        return Part("wsinfer", text)
+    if (nnunet_root(folder) / NNUNET_FILES[0]).is_file():
+        return Part("nnunet", text)
+    if any((folder / name).is_file() for name in BUNDLE_CONFIGS):
+        return Part("bundle", text)
+    raise ModelError(
+        f"the folder '{text}' is not a model: it has no {WSINFER_CONFIG} (WSInfer), no {NNUNET_FILES[0]} (nnU-Net v2) "
+        f"and no {BUNDLE_CONFIGS[0]} (MONAI). {GRAMMAR}"
+    )
+
+
+def nnunet_root(folder: Path) -> Path:
+    """Return the model folder of nnU-Net's that a path names: itself, or the one that holds it as a fold."""
+    return folder.absolute().parent if re.fullmatch(NNUNET_FOLD, folder.absolute().name) else folder
 
 
 def absolute_spec(spec: str) -> str:

@@ -3,10 +3,11 @@
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -29,7 +30,15 @@ def load_weights(module: torch.nn.Module, path: str) -> None:
     Raises:
         WeightsError: If the file is missing, damaged or unsafe, or does not fit the module.
     """
-    found = read_state_dict(path)
+    set_weights(module, read_state_dict(path), path=path)
+
+
+def set_weights(module: torch.nn.Module, found: StateDict, *, path: str) -> None:
+    """Copy tensors into ``module``, in place: every key, no other, all shapes equal; ``path`` is where they came from.
+
+    Raises:
+        WeightsError: If they do not fit the module.
+    """
     wanted = module.state_dict(keep_vars=True)
     _check_keys(wanted, found, path)
     _check_shapes(wanted, found, path)
@@ -46,7 +55,15 @@ def read_state_dict(path: str) -> StateDict:
         WeightsError: If the file is missing, damaged, holds more than tensors, or holds none.
     """
     file = existing_file(path, what="weights file", error=WeightsError)
-    value: Any = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickled(file)
+    return tensors_of(_read_safetensors(file) if file.suffix == ".safetensors" else read_pickled(file), path=path)
+
+
+def tensors_of(value: Any, *, path: str) -> StateDict:  # noqa: ANN401 -- a file may hold anything
+    """Return the state dict that a file held, without what trainers put about it.
+
+    Raises:
+        WeightsError: If it is none.
+    """
     if isinstance(value, torch.nn.Module):
         raise WeightsError(f"weights '{path}' hold a whole module, not a state dict. Save model.state_dict().")
     if isinstance(value, Mapping):
@@ -74,12 +91,20 @@ def _read_safetensors(file: Path) -> StateDict:
         ) from error
 
 
-def _read_pickled(file: Path) -> object:
-    """Return what a file holds; one that wants more than tensors is refused, not believed."""
+def read_pickled(file: Path, *, cure: str = SAVE_ANEW) -> object:
+    """Return what a file holds: tensors, plain values and NumPy's numbers.
+
+    Args:
+        file: That torch saved.
+        cure: How to come by one that holds no more, for a message.
+
+    Raises:
+        WeightsError: If it wants more, which is refused and not believed, or is damaged.
+    """
     try:
-        return unpickle_tensors(file)
+        return unpickle_tensors(file, allowed=NUMBERS)
     except pickle.UnpicklingError as error:
-        raise _refusal(file, error) from error
+        raise _refusal(file, error, cure) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
         if "TorchScript" in str(error):
             raise WeightsError(
@@ -90,22 +115,37 @@ def _read_pickled(file: Path) -> object:
         ) from error
 
 
-def unpickle_tensors(source: Path | BinaryIO) -> object:
-    """Return what torch.load gives under ``weights_only``, without torch's warnings on what it refuses anyway."""
-    with warnings.catch_warnings():
+_MAKE_NUMBER: Any = np.float64(0).__reduce__()[0]
+
+NUMBERS: tuple[Any, ...] = (
+    *((_MAKE_NUMBER, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("bool", "int32", "int64", "uint8", "float16", "float32", "float64")),
+)
+"""What a pickle imports to make a number of NumPy's, under its old path and its new: it runs nothing else."""
+
+
+def unpickle_tensors(source: Path | BinaryIO, *, allowed: Sequence[Any] = ()) -> object:
+    """Return what torch.load gives under ``weights_only``, without torch's warnings on what it refuses anyway.
+
+    Args:
+        source: What torch saved.
+        allowed: What it may import beside tensors, as ``torch.serialization.safe_globals`` takes them.
+    """
+    with warnings.catch_warnings(), torch.serialization.safe_globals(list(allowed)):
         warnings.filterwarnings("ignore", message=".*looks like a TorchScript archive.*")
         warnings.filterwarnings("ignore", message="Detected pickle protocol.*")
         loaded: object = torch.load(source, map_location="cpu", weights_only=True)
     return loaded
 
 
-def _refusal(file: Path, error: Exception) -> WeightsError:
+def _refusal(file: Path, error: Exception, cure: str) -> WeightsError:
     names = re.findall(r"(?:GLOBAL|global|Global|class) `?'?([\w.]+\.[\w.]+)", str(error))
     if names or "Unsupported" in str(error):
         what = f"asks to import {names[0]}" if names else "asks for more than tensors"
         return WeightsError(
             f"weights '{file}' must hold tensors only, but loading it {what}, which could run any code. "
-            f"{SAVE_ANEW} Do so where you trust the file."
+            f"{cure} Do so where you trust the file."
         )
     return WeightsError(f"weights '{file}' are damaged or no torch file: {one_line(error)}. Fetch or save them again.")
 
