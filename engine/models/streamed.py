@@ -1,6 +1,6 @@
 """Voxels that are too many for memory: modules are fitted to them in passes over the blocks of their volume."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from typing import Any, Protocol, Self, TypeVar
@@ -32,7 +32,7 @@ class Streamed:
     """A volume's voxels, as they reach a part of a pipeline; see :class:`engine.models.fitted.Voxels`.
 
     Each module takes a pass of its own, for what comes before it must be fitted first, and one pass more where it
-    wants quantiles.
+    wants quantiles, for which a task then holds up to a MiB per quantile and channel.
     """
 
     over_blocks: Pass
@@ -71,20 +71,22 @@ class Streamed:
 
     def _tallied(self, module: Summarised, block: NDArray[Any]) -> list[Tally]:
         has_ranks = bool(module.shares)
-        found = self._each(module, block, lambda _, values: Tally.of(values, has_ranks=has_ranks))
-        return reduce(_merged, found)
+
+        def tallies(channels: Iterable[NDArray[np.float64]]) -> list[Tally]:
+            return [Tally.of(values, has_ranks=has_ranks) for values in channels]
+
+        return reduce(_merged, map(tallies, self._pieces(module, block)))
 
     def _lower_halves(
         self, module: Summarised, buckets: Sequence[tuple[int, ...]], block: NDArray[Any]
     ) -> list[NDArray[np.int64]]:
-        found = self._each(module, block, lambda channel, values: lower_halves(values, buckets[channel]))
-        return reduce(_added, found)
+        def halves(channels: Iterable[NDArray[np.float64]]) -> list[NDArray[np.int64]]:
+            return [lower_halves(values, own) for values, own in zip(channels, buckets, strict=True)]
 
-    def _each(
-        self, module: Summarised, block: NDArray[Any], do: Callable[[int, NDArray[np.float64]], T]
-    ) -> list[list[T]]:
-        """Return what ``do`` makes of the values of each channel that count for ``module``, piece by piece."""
-        found = []
+        return reduce(_added, map(halves, self._pieces(module, block)))
+
+    def _pieces(self, module: Summarised, block: NDArray[Any]) -> Iterator[list[NDArray[np.float64]]]:
+        """Yield the values of each channel that count for ``module``, piece by piece of a block."""
         for start in range(0, block.shape[1], N_VOXELS_AT_ONCE):
             columns = torch.from_numpy(block[:, start : start + N_VOXELS_AT_ONCE]).to(self.dtype)
             for path, part in self.parts:
@@ -92,8 +94,7 @@ class Streamed:
             if self.nan == "refuse":
                 check_finite(columns, module)
             values, is_counted = columns.to(torch.float64).numpy(), module.counted(columns).numpy()
-            found.append([do(i, row[there]) for i, (row, there) in enumerate(zip(values, is_counted, strict=True))])
-        return found
+            yield [row[there] for row, there in zip(values, is_counted, strict=True)]
 
 
 def _merged(ours: list[Tally], theirs: list[Tally]) -> list[Tally]:

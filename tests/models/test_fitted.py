@@ -13,7 +13,7 @@ from engine.models.fitted import Fitted, constants, fit_all, provisional, set_co
 from engine.models.intensity import MinMax
 from engine.models.learn import learn
 from engine.models.load import load_model
-from engine.models.pixels import Pixels
+from engine.models.pixels import Pixels, handed_on
 from engine.models.resampled import Resampled
 from engine.models.stain import Deconvolve, Macenko, Reinhard
 from engine.models.wrappers import Compose, Named, Normalise
@@ -144,6 +144,23 @@ def test_voxels_that_come_often_count_often():
     fit_all(other, Pixels(rows.repeat_interleave(torch.from_numpy(counts), 0)))
     assert constants(one) == constants(other)
     assert one.get_buffer("1.mean").tolist() != pytest.approx(((rows - 1) / 2).mean(0).tolist(), rel=1e-3)
+
+
+class Power(nn.Module):
+    """Torch computes a power otherwise at the end of an array than within it."""
+
+    def forward(self, x):
+        return x**0.4545
+
+
+@pytest.mark.parametrize("n_channels", [1, 3])
+def test_a_voxel_is_handed_on_as_the_same_bits_whatever_lies_beside_it(n_channels):
+    columns = pixels(n_channels, 3000).T
+    whole = handed_on(Power(), columns, n_space=2, path="0")
+    parts = [handed_on(Power(), part, n_space=2, path="0") for part in columns[:, :300].split(7, dim=1)]
+    assert torch.equal(torch.cat(parts, dim=1), whole[:, :300])
+    assert torch.allclose(whole, columns**0.4545)
+    assert whole.std() > 1
 
 
 def test_an_instance_norm_is_seen_to_look_around():

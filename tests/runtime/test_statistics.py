@@ -17,6 +17,7 @@ from engine.models.intensity import MinMax, Window
 from engine.models.pixels import Pixels
 from engine.models.streamed import Streamed
 from engine.models.summarised import Summarised
+from engine.models.summary import quantile
 from engine.models.wrappers import Compose, Normalise
 from engine.models.zscore import ZScore
 from engine.runtime import statistics
@@ -65,8 +66,6 @@ class Kept(Summarised):
 
 
 class Power(nn.Module):
-    """Torch computes a power otherwise at the end of an array than within it."""
-
     def forward(self, x):
         return (x.abs() + 1) ** 0.4545
 
@@ -178,6 +177,13 @@ def test_quantiles_of_floats_are_those_of_numpy_to_the_last_bit(tmp_path, scale,
     assert [found[share] for share in SHARES] == list(wanted)
 
 
+def test_any_quantile_is_numpy_s_to_the_last_bit():
+    chance = np.random.default_rng(0)
+    for n in (1, 2, 3, 50, 1001):
+        values, shares = np.sort(chance.normal(size=n)), chance.random(200)
+        assert [quantile(n, share, values.__getitem__) for share in shares] == list(np.quantile(values, shares))
+
+
 @pytest.mark.parametrize("values", [(5, 5), (0, 5), (-1024, 3071)])
 def test_a_histogram_gives_the_same_summary_as_the_pass_and_as_numpy(tmp_path, values):
     array = np.random.default_rng(0).integers(values[0], values[1] + 1, (7, 8, 9)).astype(np.int16)
@@ -227,7 +233,7 @@ def test_wide_models_keep_their_digits(tmp_path):
     array = 1.0 + 1e-9 * smooth((7, 8, 9)).astype(np.float64)
     module = Kept()
     streamed(volume_of(tmp_path, array), dtype=torch.float64).fit(module)
-    assert module.channels[0].mean == exact(array)[0]
+    assert (module.channels[0].mean, module.channels[0].std) == pytest.approx(exact(array), rel=1e-15)
     assert module.channels[0].low == array.min() != np.float32(array.min())
 
 
