@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from engine.factory import forward_of
 from engine.geometry.region import Region
 from engine.geometry.tiling import AxisTile
 from engine.models.load import Model
 from engine.plan import OutputFacts, Plan
-from engine.recompute import LENGTHS, fewest_boxes, other_tiling, place, recompute
-from engine.runtime.compute import forward_of
+from engine.recompute import LENGTHS, affordable, other_tiling, place, recompute
 from engine.runtime.masking import Mask
 from engine.storage.ledger import State
 from engine.storage.output import Output
@@ -90,7 +90,7 @@ def certify(
     longest = LENGTHS.get(len(plan.tilings), 64)
     other = replace(plan, tilings=tuple(other_tiling(tiling, longest) for tiling in plan.tilings))
     forward = forward_of(plan, model, device)
-    n_tiles = min(n_tiles, fewest_boxes(plan))
+    n_tiles = affordable(plan, n_tiles)
     found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {facts.name: [] for facts in plan.outputs}
     n_compared = n_skipped = 0
     for _ in range(n_tiles if mask is None else n_tiles * DRAWS_PER_TILE):

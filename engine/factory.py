@@ -5,11 +5,12 @@ from dataclasses import dataclass
 import torch
 
 from engine.models.allocator import keep_freed_memory
+from engine.models.canvas import Painter
 from engine.models.fitted import set_constants
-from engine.models.forward import pick_device
+from engine.models.forward import Forward, pick_device
 from engine.models.load import Model, load_model
+from engine.models.stages import part_model, unfold
 from engine.plan import Plan
-from engine.runtime.compute import forward_of
 from engine.runtime.masking import Mask
 from engine.runtime.worker import BlockWorker, Stages
 from engine.storage.arrays import configure_codecs
@@ -62,3 +63,12 @@ def open_worker(
     forward = forward_of(plan, model, device)
     mask = Mask(plan, read_cells(f"{output_url}/{WANTED}") > 0) if plan.mask is not None else None
     return BlockWorker(plan, forward, source, dict(open_output(output_url).volumes), mask=mask, stages=stages)
+
+
+def forward_of(plan: Plan, model: Model, device: torch.device) -> Forward:
+    """Return what runs the plan's model on a device."""
+    stages = unfold(model.module) if plan.geometry.canvas is not None else None
+    if stages is None:
+        return Forward(model.module, model.dtype, device, plan.model.precision, plan.batch_size)
+    network = part_model(model, stages.network).module
+    return Painter(network, model.dtype, device, plan.model.precision, plan.batch_size, stages=stages)

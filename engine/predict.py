@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 
 from engine.errors import UsageError
+from engine.factory import forward_of
 from engine.geometry.axes import Axis, Role, axes_from_names, positions
 from engine.geometry.edges import Edge
 from engine.learnt import cost_shapes, learn_geometry, measured_cost
@@ -21,7 +22,7 @@ from engine.models.load import Model, load_model
 from engine.models.stages import network_part
 from engine.plan import ModelFacts, OutputFacts, Plan, SourceFacts
 from engine.planner import Wishes, make_plan
-from engine.runtime.compute import compute_block, forward_of
+from engine.runtime.compute import compute_block
 from engine.runtime.lazy import ChunkedVolume, LazyArray, as_lazy, lazy_outputs
 from engine.runtime.stitch import read_block
 from engine.search import Tiling

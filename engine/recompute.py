@@ -44,13 +44,13 @@ def other_tiling(tiling: Tiling, longest: int) -> Tiling:
     return tiling
 
 
-def fewest_boxes(plan: Plan) -> int:
-    """Return how many places may be recomputed at most: under a sliding window each costs several windows."""
+def affordable(plan: Plan, n_tiles: int) -> int:
+    """Return how many of ``n_tiles`` places are recomputed: under a sliding window each costs several windows."""
     canvas = plan.geometry.canvas
     if canvas is None or canvas.windows is None:
-        return plan.n_tiles
+        return n_tiles
     per_box = prod(ceil(1 / (1 - overlap)) for overlap in canvas.windows.overlap)
-    return max(1, plan.n_tiles // (WINDOWS_SHARE * per_box))
+    return min(n_tiles, max(1, plan.n_tiles // (WINDOWS_SHARE * per_box)))
 
 
 def place(tiling: Tiling, planned: Tiling, block: int, chance: random.Random) -> AxisTile:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from engine.geometry.canvas import CanvasTiling
@@ -12,19 +11,8 @@ from engine.geometry.canvas_work import CanvasWork, canvas_work
 from engine.geometry.region import Region
 from engine.models.canvas import Painter
 from engine.models.forward import Forward, Held
-from engine.models.load import Model
-from engine.models.stages import part_model, unfold
 from engine.plan import Plan
 from engine.runtime.stitch import block_jobs, block_shapes
-
-
-def forward_of(plan: Plan, model: Model, device: torch.device) -> Forward:
-    """Return what runs the plan's model on a device."""
-    stages = unfold(model.module) if plan.geometry.canvas is not None else None
-    if stages is None:
-        return Forward(model.module, model.dtype, device, plan.model.precision, plan.batch_size)
-    network = part_model(model, stages.network).module
-    return Painter(network, model.dtype, device, plan.model.precision, plan.batch_size, stages=stages)
 
 
 def compute_block(
@@ -38,7 +26,7 @@ def compute_block(
 
     Args:
         plan: The plan.
-        forward: From :func:`forward_of`.
+        forward: What runs its model: see :func:`engine.factory.forward_of`.
         held: What the block read, on the device.
         index: The block.
         wanted: Per output, which voxels are wanted, over space. Over a canvas all are computed.
