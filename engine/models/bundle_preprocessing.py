@@ -76,12 +76,8 @@ def preprocessing(steps: tuple[Step, ...], *, n_channels: int, n_space: int) -> 
         KNOWN[step.name](step, found)
     if found.spacing is None:
         found.before, found.inside = [], found.before
-    elif len(found.spacing) < n_space:
-        raise ModelError(
-            f"the pixdim of a bundle must be given for {n_space} axes of space, not as {found.spacing}. Correct it."
-        )
     else:
-        found.spacing = found.spacing[:n_space]
+        found.spacing = (*found.spacing, *(found.spacing[-1],) * n_space)[:n_space]
     return found
 
 
@@ -91,7 +87,7 @@ def _spacing(step: Step, found: Preprocessing) -> None:
         raise ModelError(f"{step} comes twice, and one spacing is known here. {FACTORY}.")
     pixdim = step.whole("pixdim")
     numbers = pixdim if isinstance(pixdim, list) else [pixdim]
-    if not all(isinstance(number, int | float) for number in numbers):
+    if not numbers or not all(isinstance(number, int | float) for number in numbers):
         raise step.refused("pixdim", pixdim)
     mode = step.get("mode", "bilinear")
     if mode not in ORDERS:
