@@ -12,9 +12,6 @@ from engine.models.moments import exact_squares, exact_sum, mean_and_std
 LONGEST_TABLE = 1 << 22
 """Span of whole numbers that are counted in a table; wider ones are sorted."""
 
-N_AT_ONCE = 1 << 20
-"""Voxels that are counted at once: each takes 16 bytes then."""
-
 
 @dataclass(frozen=True, eq=False)
 class Histogram:
@@ -36,12 +33,9 @@ class Histogram:
         low, high = (int(flat.min()), int(flat.max())) if is_whole and flat.size else (0, LONGEST_TABLE)
         if high - low >= LONGEST_TABLE:
             return cls(*np.unique(flat, return_counts=True))
-        counts = np.zeros(high - low + 1, np.int64)
-        for start in range(0, flat.size, N_AT_ONCE):
-            steps = flat[start : start + N_AT_ONCE].astype(np.int64) - low
-            counts += np.bincount(steps, minlength=len(counts))
+        counts = np.bincount(flat.astype(np.int64) - low)
         there = np.flatnonzero(counts)
-        return cls((there + low).astype(flat.dtype), counts[there])
+        return cls((there + low).astype(flat.dtype), counts[there].astype(np.int64))
 
     @classmethod
     def weighted(cls, values: NDArray[np.generic], counts: NDArray[np.int64]) -> "Histogram":

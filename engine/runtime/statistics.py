@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
 from math import prod
 from typing import Any, TypeVar
 
@@ -31,6 +32,9 @@ N_MERGED = 8
 
 MOST_VALUES = 1 << 20
 """Different values up to which a volume's histogram is kept whole: 16 MiB."""
+
+N_AT_ONCE = 1 << 20
+"""Voxels of a block that are counted at once, at some 30 bytes each."""
 
 
 class _TooManyError(Exception):
@@ -86,14 +90,16 @@ def histogram(volume: Readable, *, nan: str = "refuse", block_bytes: int = BLOCK
             raise _TooManyError
         return found
 
+    def merged(ours: Histogram, theirs: Histogram) -> Histogram:
+        return few(ours.merge(theirs))
+
+    def counted(voxels: NDArray[Any]) -> Histogram:
+        flat = voxels.reshape(-1)
+        pieces = (flat[start : start + N_AT_ONCE] for start in range(0, flat.size, N_AT_ONCE))
+        return reduce(merged, (few(Histogram.of(piece)) for piece in pieces))
+
     try:
-        return over_blocks(
-            volume,
-            lambda voxels: few(Histogram.of(voxels)),
-            lambda ours, theirs: few(ours.merge(theirs)),
-            nan=nan,
-            block_bytes=block_bytes,
-        )
+        return over_blocks(volume, counted, merged, nan=nan, block_bytes=block_bytes)
     except _TooManyError:
         return None
 
