@@ -98,7 +98,7 @@ def prepare(
     loaded = loaded.own() if unfitted(loaded.module) else loaded
     url = at_resolution(source, loaded, mpp=options.mpp)
     volume = open_volume(url, axes=options.axes)
-    seen = sight(url, loaded, tissue=options.tissue, tell=tell)
+    seen = sight(url, loaded, tissue=options.tissue, axes=options.axes, nan=options.nan, tell=tell)
     learnt = learnt_for(loaded, volume, options, tell=tell)
     tell("weighing tile and block shapes")
     lost = tuple(sum(program.widest_halo) for program in learnt.geometry.programs)

@@ -80,7 +80,7 @@ class Found(NamedTuple):
 def tiles_are_not_timed():
     """What a tile costs decides no voxel here, and learning it takes longer than these runs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys.modules["engine.prepare"], "SECONDS_PER_TIMING", 0.0)
+        patch.setattr(sys.modules["engine.learnt"], "SECONDS_PER_TIMING", 0.0)
         yield
 
 

@@ -85,7 +85,7 @@ class CollectionWorker:
             prepared, _, _ = reopen(url, source=place, model=model)
             open_output(url).record(plan=plan_to_json(prepared.plan))  # it says where the slide lies now
             return
-        seen = sight(place, model, tissue=job.tissue_of(slide))
+        seen = sight(place, model, tissue=job.tissue_of(slide), axes=job.axes, nan=job.wishes.nan)
         source = open_volume(seen.url, axes=job.axes)
         plan = make_plan(source_facts(source, seen.url), job.facts, job.geometry, job.cost, job.wishes)
         plan = replace(plan, model=replace(plan.model, constants=seen.constants))

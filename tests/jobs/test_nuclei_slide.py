@@ -33,7 +33,7 @@ WRITTEN = (
 
 
 def test_the_demo_writes_all_it_says_and_keeps_the_slide_the_second_time(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(sys.modules["engine.prepare"], "SECONDS_PER_TIMING", 0.0)  # only how fast it is hangs on it
+    monkeypatch.setattr(sys.modules["engine.learnt"], "SECONDS_PER_TIMING", 0.0)  # only how fast it is hangs on it
     monkeypatch.setattr(
         sys, "argv", ["nuclei_slide.py", "--output", str(tmp_path), "--size", "1024", "--runner", "serial"]
     )
