@@ -60,7 +60,8 @@ def export_dicom_seg(
     planes = label_planes(open_volume(label_url))
     volume = planes.volume
     said = (volume.attributes.get(KEY) or {}).get("dicom") or {}
-    headers = read_series(series_folder, uid=said.get("series_instance_uid"), instances=said.get("instances") or ())
+    uid, instances = said.get("series_instance_uid") or None, said.get("instances") or ()
+    headers = read_series(series_folder, uid=uid, instances=instances)
     on_series = laid_on_series(volume, grid_affine(volume), headers)
     census = take_census(planes)
     chosen = segments_of(census.voxels, segments or {})

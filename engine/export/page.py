@@ -20,7 +20,7 @@ BACKGROUND, TEXT, MUTED, MARK = "#0b0d10", "#e8eaed", "#9aa0a8", "#f2d16b"
 
 _DPI = 130
 _GRID_INCHES = 11.6
-"""Width of all tiles side by side."""
+"""Width of all tiles side by side, and the most that they are high."""
 _GAP, _EDGE = 0.06, 0.25
 _TOP, _ROW, _LETTER = 0.75, 0.24, 0.088
 """Inches of the title, of a row in the legend, of a letter in it."""
@@ -97,6 +97,7 @@ def draw_page(path: Path, page: Page) -> None:
     n_columns = _columns(len(page.tiles), page.size)
     n_rows = -(-len(page.tiles) // n_columns)
     across = (_GRID_INCHES - _GAP * (n_columns - 1)) / max(n_columns, 2)
+    across *= min(1.0, _GRID_INCHES * page.size[1] / (n_rows * across * page.size[0]))
     down = across * page.size[0] / page.size[1]
     rows = page.legend[:_MOST_NAMED]
     beside = 0.9 + _LETTER * max(len("volume"), *(len(_cut(one.name)) + len(_volume(one.ml)) for one in rows))

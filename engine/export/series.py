@@ -16,8 +16,9 @@ from engine.export.affine import Affine, GridAffine
 from engine.storage.orientation import KEY
 from engine.storage.readable import Readable
 
-NEAR = 0.05
-"""A label map's planes lie on the series' where their corners are nearer than this share of the smallest spacing."""
+NEAR = 0.15
+"""Voxels, along each axis, by which corners may lie off the series' own: slices that are read as one grid lie off it by
+up to a tenth."""
 
 _TO_RAS = np.array([-1.0, -1.0, 1.0])
 """DICOM counts millimetres to the left and to the back."""
@@ -107,8 +108,9 @@ def _named(found: Mapping[str, Mapping[str, Dataset]]) -> str:
 def _check_header(header: Dataset, *, where: str) -> None:
     wanted = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "FrameOfReferenceUID")
     missing = [name for name in wanted if not header.get(name)]
-    if missing or int(header.get("NumberOfFrames") or 1) > 1:
-        lack = f"lacks {', '.join(missing)}" if missing else f"holds {header.NumberOfFrames} frames in one file"
+    n_frames = int(header.get("NumberOfFrames") or 1)
+    if missing or n_frames > 1:
+        lack = f"holds {n_frames} frames" if n_frames > 1 else f"lacks {', '.join(missing)}"
         raise UsageError(
             f"a DICOM SEG refers to images of one frame each that say where they lie, and {header.SOPInstanceUID} in "
             f"'{where}' {lack}. Export NIfTI instead."
@@ -173,17 +175,19 @@ def _check_places(volume: Readable, affine: GridAffine, chosen: Sequence[Dataset
     """
     n_y, n_x = volume.shape[-2:]
     first_y, first_x = ((n - 1 if flip else 0) for n, flip in zip((n_y, n_x), flips, strict=True))
+    inverse = np.linalg.inv(affine.matrix[:3, :3])
     for z, header in enumerate(chosen):
         step_y, step_x = (float(step) for step in header.PixelSpacing)
         column, row = _directions(header)
         origin = _position(header)
         wanted = np.array([origin, origin + column * step_x * (n_x - 1), origin + row * step_y * (n_y - 1)])
         voxels = [(first_x, first_y, z), (n_x - 1 - first_x, first_y, z), (first_x, n_y - 1 - first_y, z)]
-        away = float(np.sqrt(((affine.points(np.array(voxels)) - wanted) ** 2).sum(axis=1)).max())
-        if away > NEAR * min(affine.spacing):
+        away = affine.points(np.array(voxels)) - wanted
+        if float(abs(away @ inverse.T).max()) > NEAR:
             raise VolumeError(
-                f"plane z {z} of the label map '{volume.url}' must lie on an image of the series, and lies {away:.3g} "
-                f"mm away from {header.SOPInstanceUID}. Export the label map on the grid of its source."
+                f"plane z {z} of the label map '{volume.url}' must lie on an image of the series, and lies "
+                f"{np.sqrt((away**2).sum(axis=1)).max():.3g} mm away from {header.SOPInstanceUID}. Export the label "
+                "map on the grid of its source."
             )
 
 

@@ -64,7 +64,7 @@ def balls(shape=SHAPE, n_labels=3, dtype="uint8"):
     return found
 
 
-def series(folder: Path, affine, *, shape=SHAPE, seed=1, uid=None, frame=None, shuffled=True):
+def series(folder: Path, affine, *, shape=SHAPE, seed=1, uid=None, frame=None, drift=None):
     """Write a CT series of which voxel (x, y, z) lies where ``affine`` says, and return what a scan of it is to know."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
@@ -72,8 +72,8 @@ def series(folder: Path, affine, *, shape=SHAPE, seed=1, uid=None, frame=None, s
     lps = np.diag([-1, -1, 1, 1]) @ affine
     column, row = (lps[:3, i] / np.linalg.norm(lps[:3, i]) for i in range(2))
     instances = [generate_uid() for _ in range(shape[0])]
-    names = rng.permutation(shape[0]) if shuffled else range(shape[0])
-    for z, name in enumerate(names):
+    away = np.zeros((shape[0], 3)) if drift is None else drift
+    for z, name in enumerate(rng.permutation(shape[0])):
         meta = FileMetaDataset()
         meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, instances[z]
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -84,7 +84,7 @@ def series(folder: Path, affine, *, shape=SHAPE, seed=1, uid=None, frame=None, s
         one.PatientID, one.PatientName, one.PatientBirthDate, one.PatientSex = "P1", "Doe^Jane", "19700101", "F"
         one.StudyID, one.StudyDate, one.StudyTime, one.AccessionNumber = "1", "20260102", "101500", "A1"
         one.Manufacturer, one.PositionReferenceIndicator = "Generated", ""
-        one.ImagePositionPatient = [f"{v:.8g}" for v in lps[:3, :] @ (0, 0, z, 1)]
+        one.ImagePositionPatient = [f"{v:.8g}" for v in lps[:3, :] @ (0, 0, z, 1) + away[z]]
         one.ImageOrientationPatient = [f"{v:.10g}" for v in (*column, *row)]
         one.PixelSpacing = [f"{np.linalg.norm(affine[:3, i]):.8g}" for i in (1, 0)]
         one.SliceThickness = f"{np.linalg.norm(affine[:3, 2]):.6g}"

@@ -158,6 +158,17 @@ def test_names_in_any_language_come_back(tmp_path):
     assert found == ["Hüftkopf 股骨頭", "left/right " + 53 * "x"]
 
 
+def test_slices_that_lie_a_little_off_their_grid_keep_their_own_positions(tmp_path):
+    """Scanners round: a series is read as a grid where its slices lie off by a tenth of a voxel at most."""
+    drift = np.random.default_rng(2).uniform(-0.09, 0.09, (SHAPE[0], 3)) * (0.8, 0.7, 2.5)
+    scan = series(tmp_path / "series", STRAIGHT, drift=drift)
+    export_dicom_seg(store(tmp_path / "l.zarr", balls(), STRAIGHT, scan=scan), tmp_path / "series", tmp_path / "seg.dcm")
+    own = {one.SOPInstanceUID: one.ImagePositionPatient for one in map(dcmread, (tmp_path / "series").iterdir())}
+    for _, uid, position, pixels in frames(tmp_path / "seg.dcm"):
+        np.testing.assert_allclose(position, own[uid], atol=1e-6)
+        assert pixels.any()
+
+
 def test_a_localiser_in_the_series_is_passed_over(tmp_path):
     scan = series(tmp_path / "series", STRAIGHT)
     uid, frame = (scan["dicom"][name] for name in ("series_instance_uid", "frame_of_reference_uid"))
@@ -250,6 +261,13 @@ def emptied(folder):
     folder.mkdir()
 
 
+def multi_frame(folder):
+    path = next(folder.iterdir())
+    one = dcmread(path)
+    one.NumberOfFrames = 2
+    one.save_as(path)
+
+
 def without_position(folder):
     path = next(folder.iterdir())
     one = dcmread(path)
@@ -263,6 +281,7 @@ def without_position(folder):
         (shutil.rmtree, "the folder of the source's DICOM files is wanted, and '.*' is none"),
         (emptied, "DICOM images are wanted, and '.*' holds none"),
         (without_position, "lacks ImagePositionPatient"),
+        (multi_frame, r"images of one frame each .* holds 2 frames\. Export NIfTI instead"),
         (lambda folder: next(folder.iterdir()).unlink(), "is 10 x 20 x 24 .* the series has 9 images"),
     ],
 )

@@ -169,13 +169,29 @@ def test_a_label_at_the_patients_right_front_is_drawn_at_the_upper_left(order, s
     reach = np.abs(place - middle).max(axis=(0, 1, 2))
     away = ((place - middle - reach * (0.3, 0.3, 0)) / reach) ** 2
     labels = (away.sum(axis=-1) < 0.04).astype("uint8") * 5
-    montage(*pair(tmp_path, labels, affine, image=np.zeros(shape, "int16")), tmp_path / "seg.png", n=1)
+    montage(*pair(tmp_path, labels, affine, image=labels * 10.0), tmp_path / "seg.png", n=1)
     (top, bottom), (left, right) = tile_spans(tmp_path / "seg.png")
     rows, columns = coloured(tmp_path / "seg.png", 5)
     drawn = columns <= right  # the legend's line is further right
     assert np.count_nonzero(drawn) > 40
     assert columns[drawn].mean() < left + 0.42 * (right - left)
     assert rows[drawn].mean() < top + 0.42 * (bottom - top)
+    white = np.nonzero((imread(tmp_path / "seg.png")[..., :3] == 1).all(axis=2))
+    assert len(white[0]) > 40
+    contour = rows[drawn], columns[drawn]
+    for inner, outer, side in zip(white, contour, (bottom - top, right - left), strict=True):
+        assert np.ptp(inner) > 0.1 * side
+        assert (inner.min() + inner.max()) / 2 == pytest.approx((outer.min() + outer.max()) / 2, abs=0.02 * side)
+
+
+@pytest.mark.parametrize(("axis", "down", "across"), [("axial", 14.0, 19.2), ("coronal", 25.0, 19.2), ("sagittal", 25.0, 14.0)])
+def test_a_slice_has_the_proportions_of_the_patient(axis, down, across, tmp_path):
+    labels = np.zeros(SHAPE, "uint8")
+    labels[5, 10, 12] = 1
+    image = np.zeros(SHAPE, "int16")
+    montage(*pair(tmp_path, labels, STRAIGHT, image=image), tmp_path / "seg.png", n=1, axis=axis)
+    (top, bottom), (left, right) = tile_spans(tmp_path / "seg.png")
+    assert (bottom - top) / (right - left) == pytest.approx(down / across, rel=0.02)
 
 
 def tile_spans(path):
