@@ -46,6 +46,7 @@ from engine.cli_options import (
     runner_maker,
 )
 from engine.cli_scans import export_command
+from engine.cli_thickness import thickness_command
 from engine.cli_volumes import ingest_command, measure_command, objects_command, score_command, tissue_command
 from engine.plan_json import plan_from_json, plan_to_json
 from engine.prepare import prepare
@@ -260,6 +261,7 @@ app.command("tissue")(tissue_command)
 app.command("objects")(objects_command)
 app.command("score")(score_command)
 app.command("measure")(measure_command)
+app.command("thickness")(thickness_command)
 app.command("batch")(batch_command)
 app.command("export")(export_command)
 

@@ -22,7 +22,7 @@ from engine.cli_options import (
 from engine.errors import UsageError
 from engine.measure import picture
 from engine.measure.measure import measure
-from engine.measure.table import save_csv, save_json, save_parquet, score_table
+from engine.measure.table import save_csv, save_json, save_parquet, score_table, size_table
 from engine.memory import n_cpus
 from engine.objects.recipe import Method, Recipe
 from engine.runtime.progress import progress
@@ -116,12 +116,28 @@ def measure_command(
     picture_file: Annotated[Path | None, typer.Option("--picture", help="Draw matrix and scores here, as PNG.")] = None,
     json_file: JsonFile = None,
     threads: ShardThreads = None,
+    labels: Annotated[str | None, typer.Option(help="Labels that get a row: 1,2; all by default.")] = None,
+    surface: Annotated[bool, typer.Option("--surface", help="Measure surface distances too, in millimetre.")] = False,
+    tolerance: Annotated[float, typer.Option(help="Millimetre that surface Dice lets pass.")] = 1.0,
+    spacing: Annotated[
+        str | None, typer.Option(help="Millimetre per space axis where the volumes do not say: 3,0.7,0.7.")
+    ] = None,
 ) -> None:
-    """Compare two volumes of labels: Dice, Jaccard, sensitivity, specificity, precision, accuracy, confusion."""
+    """Compare two volumes of labels: Dice, Jaccard and the like, volumes in ml, distances between surfaces in mm."""
     n_threads = n_cpus() if threads is None else threads
     check_positive(n_threads, "--threads")
-    scores = measure(reference, result, mask_url=mask, n_threads=n_threads)
+    scores = measure(
+        reference,
+        result,
+        labels=None if labels is None else numbers(labels, "--labels", int),
+        mask_url=mask,
+        spacing=None if spacing is None else numbers(spacing, "--spacing", float),
+        tolerance_mm=tolerance if surface else None,
+        n_threads=n_threads,
+    )
     print_table(score_table(scores))
+    if (sizes := size_table(scores)) is not None:
+        print_table(sizes)
     for path, save in (
         (csv_file, save_csv),
         (parquet_file, save_parquet),

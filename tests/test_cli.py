@@ -68,7 +68,13 @@ COMMANDS = {
         *["--workers", "--runner", "--address"],
     ],
     "score": ["OUTPUT", "AGGREGATOR", "--features"],
-    "measure": ["REFERENCE", "RESULT", "--mask", "--csv", "--parquet", "--picture", "--json", "--threads"],
+    "measure": [
+        *["REFERENCE", "RESULT", "--mask", "--csv", "--parquet", "--picture", "--json", "--threads", "--labels"],
+        *["--surface", "--tolerance", "--spacing"],
+    ],
+    "thickness": [
+        *["LABELS", "OUTPUT", "--layer", "--beneath", "--max-mm", "--spacing", "--axes", "--picture", "--csv", "--json"],
+    ],
     "batch": [
         *["SLIDES", "--model", "--output", "--weights", "--memory", "--workers", "--threads", "--tile", "--block"],
         *["--batch-size", "--precision", "--device", "--tissue", "--mpp", "--no-pyramid", "--objects"],

@@ -19,7 +19,7 @@ def check_alike(reference: Readable, result: Readable) -> None:
         UsageError: If axes, shape, spacing or origin differ, or voxels are not labels.
     """
     for volume in (reference, result):
-        _check_labels(volume)
+        check_labels(volume)
     names, others = _names(reference.axes), _names(result.axes)
     if names != others:
         raise UsageError(
@@ -30,7 +30,12 @@ def check_alike(reference: Readable, result: Readable) -> None:
     _check_place(reference, result)
 
 
-def _check_labels(volume: Readable) -> None:
+def check_labels(volume: Readable) -> None:
+    """Refuse a volume whose voxels are not labels.
+
+    Raises:
+        UsageError: If they are not whole numbers of at most 63 bits.
+    """
     if volume.dtype.kind not in "biu" or volume.dtype.name == "uint64":
         raise UsageError(
             f"labels must be whole numbers of at most 63 bits, not {volume.dtype} as in '{volume.url}'. Compare "

@@ -29,6 +29,19 @@ def count_pairs(reference: NDArray[np.generic], result: NDArray[np.generic]) -> 
     return found
 
 
+def count_labels(labels: NDArray[np.generic]) -> Counter[int]:
+    """Return how often each label of an array of whole numbers is there.
+
+    >>> count_labels(np.array([7, 0, 7]))
+    Counter({7: 2, 0: 1})
+    """
+    found, flat = Counter[int](), labels.reshape(-1)
+    for start in range(0, flat.size, RUN):
+        values, counts = np.unique(flat[start : start + RUN].astype(np.int64), return_counts=True)
+        found.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+    return found
+
+
 def _width(labels: NDArray[np.int64]) -> int:
     return int(labels.max()) - int(labels.min()) + 1
 

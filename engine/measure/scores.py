@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from engine.measure.confusion import Confusion, Outcome
+from engine.measure.surface import SurfaceScore
 
 NEITHER = "in neither volume"
 _FORMULAS: Mapping[str, tuple[Callable[[Outcome], tuple[int, int]], str]] = {
@@ -75,6 +76,10 @@ class Scores:
     """Where the reference is."""
     result: str = ""
     """Where the result is."""
+    voxel_ml: float | None = None
+    """Millilitre of a voxel; None where the volumes do not say, or are not of 3 space axes."""
+    surfaces: Mapping[int, SurfaceScore] = field(default_factory=dict)
+    """By label, where surfaces were measured."""
 
     @property
     def agreement(self) -> float:
@@ -94,6 +99,8 @@ def score(
     names: Mapping[int, str] | None = None,
     reference: str = "",
     result: str = "",
+    voxel_ml: float | None = None,
+    surfaces: Mapping[int, SurfaceScore] | None = None,
 ) -> Scores:
     """Return the scores of a confusion matrix; ratios of whole numbers, rounded once.
 
@@ -104,13 +111,15 @@ def score(
         names: What labels are called; the rest by their numbers.
         reference: Where the reference is, to be shown.
         result: Where the result is, to be shown.
+        voxel_ml: Millilitre of a voxel, where it is known.
+        surfaces: Surface scores by label, where they were measured.
     """
     chosen = confusion.labels if labels is None else tuple(dict.fromkeys(labels))
     called = {label: (names or {}).get(label, str(label)) for label in chosen}
     outcomes = {label: confusion.outcome(label) for label in chosen}
     rows = tuple(_row(called[label], outcomes[label], label=label) for label in chosen)
     micro = _row("micro", _summed(outcomes.values()))
-    return Scores(rows, _mean(rows), micro, confusion, reference, result)
+    return Scores(rows, _mean(rows), micro, confusion, reference, result, voxel_ml, surfaces or {})
 
 
 def _row(name: str, counts: Outcome, *, label: int | None = None) -> Score:

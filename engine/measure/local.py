@@ -1,0 +1,123 @@
+"""Local thickness of one block of a layer, equal to that of the whole volume: its halo grows until nothing can change.
+
+    core          |cccccccc|          the voxels that are wanted
+    balls       (o)        |(o)       that contain one of them: their centres may lie a radius away
+    halo     |hhhh|cccccccc|hhhh|     a radius is proven where it ends before the halo does
+
+What is read is about twice a radius around the core: as far as the layer is thick there, and no farther.
+"""
+
+from collections.abc import Iterator, Sequence
+from math import ceil
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import maximum_filter
+
+from engine.errors import UsageError
+from engine.geometry.region import Region
+from engine.measure.balls import ROUNDING, Centres, centred_in, painted, radii_of
+from engine.measure.edt import FloatArray
+from engine.measure.space import Space
+
+FIRST_HALO = 6
+"""Steps of the halo that is tried first, of the longest axis; it is doubled until it is enough."""
+
+RIDGE = 3 / 4
+"""Of the largest ball around: how large a ball in the middle of the layer is at least."""
+
+
+def local_thickness(space: Space, core: Region, *, layer: int, max_mm: float) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """Return the thickness at each voxel of a box in millimetre, 0 outside the layer; and which are on its ridge.
+
+    On the ridge are the voxels in which a ball is centred that is almost as large (:data:`RIDGE`) as the largest that
+    contains them or a neighbour: the middle of the layer, as long as its sides open by less than 29 degrees. Corners,
+    rims and rough spots, which only small balls reach, are not.
+
+    Args:
+        space: The labels.
+        core: The box; the layer is in it somewhere.
+        layer: Label of the layer.
+        max_mm: What is thicker is refused.
+
+    Raises:
+        UsageError: If the layer is thicker.
+        VolumeError: If a block cannot be read.
+    """
+    steps, ones = space.spacing_mm, (1,) * len(space.shape)
+    near = core.grow(before=ones, after=ones)
+    for halo in halos(max_mm, steps):
+        ends = [ceil(halo / step) + 1 for step in steps]
+        around = space.within(near.grow(before=ends, after=ends), margin=2)
+        mask = space.where(around, layer)
+        radii = radii_of(mask, spacing=steps, reach=halo)
+        way = _way(around, near, steps)
+        reaching = (radii > 0) & (way <= radii * ROUNDING) & (way <= max_mm / 2 * ROUNDING)
+        if (radii <= _room(around, space))[reaching].all():
+            break
+    places, found = np.argwhere(reaching), radii[reaching]
+    if found.max() > max_mm / 2 * ROUNDING:
+        place = (places[found.argmax()] - 1) // 2 + around.start
+        raise too_thick(space, layer, place.tolist(), thickness_mm=2 * float(found.max()), max_mm=max_mm)
+    order = np.argsort(found, kind="stable")
+    inner, inside = (box.shift([-a for a in around.start]) for box in (near, core))
+    thickness = painted(Centres(places[order], found[order]), inner, spacing=steps) * mask[inner.slices]
+    own, centre = 2 * centred_in(radii)[inside.slices], (slice(1, -1),) * len(ones)
+    on_ridge = mask[inside.slices] & (own >= RIDGE * maximum_filter(thickness, 3)[centre])
+    return np.ascontiguousarray(thickness[centre]), on_ridge
+
+
+def halos(max_mm: float, spacing: Sequence[float]) -> Iterator[float]:
+    """Yield the halos to be tried in millimetre, rising to ``max_mm``.
+
+    >>> list(halos(20.0, (1.0, 0.5, 0.5)))
+    [6.0, 12.0, 20.0]
+    """
+    halo = FIRST_HALO * max(spacing)
+    while halo < max_mm:
+        yield halo
+        halo *= 2
+    yield max_mm
+
+
+def too_thick(space: Space, layer: int, place: Sequence[int], *, thickness_mm: float, max_mm: float) -> UsageError:
+    """Return the refusal of a layer that is thicker than looked for."""
+    thick = f"{thickness_mm:.3g}" if np.isfinite(thickness_mm) else "more"
+    return UsageError(
+        f"a layer of at most {max_mm:g} mm is looked for, and label {layer} of '{space.volume.url}' has {thick} mm "
+        f"near voxel {tuple(place)}. Give a larger --max-mm, or check the labels there."
+    )
+
+
+def _way(around: Region, core: Region, steps: Sequence[float]) -> FloatArray:
+    """Return how far each half step of a box is from the nearest voxel's centre of the core."""
+    squared = np.zeros((1,) * len(steps), np.float32)
+    for axis, place in enumerate(_halves(around)):
+        gap = np.maximum(np.maximum(core.start[axis] - place, place - (core.stop[axis] - 1)), 0) * steps[axis]
+        squared = squared + _along(gap**2, axis, n_axes=len(steps))
+    found: FloatArray = np.sqrt(squared)
+    return found
+
+
+def _room(around: Region, space: Space) -> FloatArray:
+    """Return how far each half step of a box may look: what lies nearer is known, walls and steps told apart.
+
+    Of the outermost voxels it is not known what they touch; beyond the volume all is known.
+    """
+    found = np.full((1,) * len(space.shape), np.inf, np.float32)
+    for axis, place in enumerate(_halves(around)):
+        before = place - (around.start[axis] + 0.5) if around.start[axis] >= 0 else np.full(len(place), np.inf)
+        is_cut = around.stop[axis] <= space.shape[axis]
+        after = around.stop[axis] - 1.5 - place if is_cut else np.full(len(place), np.inf)
+        room = np.minimum(before, after) * space.spacing_mm[axis]
+        found = np.minimum(found, _along(room, axis, n_axes=len(space.shape)))
+    return found
+
+
+def _halves(around: Region) -> list[NDArray[np.float64]]:
+    """Return the place of each half step of a box, in voxels of the volume, per axis."""
+    return [np.arange(2 * n + 1) / 2 - 0.5 + a for a, n in zip(around.start, around.shape, strict=True)]
+
+
+def _along(values: NDArray[np.float64], axis: int, *, n_axes: int) -> FloatArray:
+    return values.astype(np.float32).reshape([-1 if i == axis else 1 for i in range(n_axes)])
