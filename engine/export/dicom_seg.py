@@ -118,12 +118,7 @@ def _segmentation(
     on_series: OnSeries, pixels: NDArray[Any], chosen: Sequence[Segment], *, maker: Maker
 ) -> Segmentation:
     source = on_series.headers[0]
-    algorithm = AlgorithmIdentificationSequence(
-        name=NAME,
-        family=codes.cid7162.ArtificialIntelligence,
-        version=maker.version,
-        parameters={"model": maker.fingerprint} if maker.fingerprint else None,
-    )
+    algorithm = _algorithm(maker)
     try:
         return Segmentation(
             source_images=on_series.headers,
@@ -148,6 +143,15 @@ def _segmentation(
             f"a DICOM SEG cannot refer to series {source.SeriesInstanceUID}: highdicom says {error}. Check the source "
             "files, or export NIfTI."
         ) from error
+
+
+def _algorithm(maker: Maker) -> AlgorithmIdentificationSequence:
+    return AlgorithmIdentificationSequence(
+        name=NAME,
+        family=codes.cid7162.ArtificialIntelligence,
+        version=maker.version,
+        parameters={"model": maker.fingerprint} if maker.fingerprint else None,
+    )
 
 
 def _description(number: int, segment: Segment, algorithm: AlgorithmIdentificationSequence) -> SegmentDescription:
