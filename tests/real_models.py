@@ -1,16 +1,15 @@
 """Real volumes and trained networks beside the repository, each with a twin that needs neither."""
 
-import json
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from jobs.meshnet_weights import read_meshnet
 from jobs.networks import MeshNet, UNet
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
@@ -45,34 +44,10 @@ class Labels(nn.Module):
 
 
 def meshnet(name: str) -> MeshNet:
-    """Return a trained MeshNet from its Keras-JS layout: model.json, and model.bin in channels-last float32."""
-    folder = real(f"models/{name}")
-    described = json.loads((folder / "model.json").read_text())
-    layers = described["modelTopology"]["model_config"]["config"]["layers"]
-    convolutions = [layer["config"] for layer in layers if layer["class_name"] == "Conv3D"]
-    activation = next(layer["config"]["activation"] for layer in layers if layer["class_name"] == "Activation")
-    network = MeshNet(
-        width=convolutions[0]["filters"],
-        dilations=[one["dilation_rate"][0] for one in convolutions[:-1]],
-        n_classes=convolutions[-1]["filters"],
-        activation={"relu": nn.ReLU, "elu": nn.ELU}[activation],
-        full=MESHNETS[name],
-    )
-    raw = np.fromfile(folder / "model.bin", "<f4")
-    targets = [module for module in network.layers if isinstance(module, nn.Conv3d)]
-    at = 0
-    for entry in (entry for manifest in described["weightsManifest"] for entry in manifest["weights"]):
-        n = int(np.prod(entry["shape"]))
-        values = torch.from_numpy(raw[at : at + n].reshape(entry["shape"]).copy())
-        stem, kind = entry["name"].split("/")
-        conv = targets[[one["name"] for one in convolutions].index(stem)]
-        with torch.no_grad():
-            if kind == "kernel":
-                conv.weight.copy_(values.permute(4, 3, 0, 1, 2))
-            else:
-                conv.bias.copy_(values)
-        at += n
-    assert at == len(raw), f"{folder}: {len(raw) - at} weights are left over"
+    """Return a trained MeshNet, its axes as it was trained; see :func:`jobs.meshnet_weights.read_meshnet`."""
+    arguments, state = read_meshnet(real(f"models/{name}"))
+    network = MeshNet(**arguments, full=MESHNETS[name])
+    network.load_state_dict(state)
     return network.eval()
 
 
