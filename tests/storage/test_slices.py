@@ -217,6 +217,7 @@ def test_a_run_equals_a_loop_over_slices_and_lies_on_the_grid_of_the_scan(tmp_pa
     assert label.shape == array.shape[-3:]
     base = open_volume(url.partition("#")[0])
     assert label.axes == base.axes[-3:]
+    assert label.attributes["scan"] == AFFINE
     assert label.levels[0].translation == base.levels[0].translation[-3:]
     half = open_volume(f"{out}/half")
     assert [axis.name for axis in half.axes] == ["c", "z", "y", "x"]
