@@ -22,6 +22,18 @@ def _taker(*, drops: bool) -> ops.Handler:
     return lambda s, a, shape: reshaping.take(s, a["self"], a.get("dim", 0), shape, drops=drops)
 
 
+def _as(name: str) -> ops.Handler:
+    """Return the handler of an operation that looks at single voxels of one argument, and at constants beside it."""
+
+    def handle(s: Shadows, a: Mapping[str, Any], shape: Shape) -> Traced:
+        seen = a[name]
+        if not isinstance(seen, Traced) or sum(isinstance(value, Traced) for value in a.values()) > 1:
+            raise s.unknown("a table that depends on the input")
+        return Traced(seen.labels, shape, seen.nodes)
+
+    return handle
+
+
 def _reshaper(s: Shadows, a: Mapping[str, Any], shape: Shape) -> Traced:
     return reshaping.reshape(s, a["self"] if "self" in a else a["input"], shape)
 
@@ -62,6 +74,8 @@ HANDLERS: dict[str, Callable[[Shadows, Mapping[str, Any], Shape], Traced]] = {
     "layer_norm": reshaping.layer_norm,
     **dict.fromkeys(("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"), reshaping.dropout),
     "linear": reshaping.linear,
+    **dict.fromkeys(("prelu", "bucketize"), _as("self")),
+    "take": _as("index"),
     **dict.fromkeys(("flip", "roll"), lambda s, a, shape: Traced(a["self"].labels, shape, a["self"].nodes)),
 }
 """What each operation does to the traced tensor; see the tables in ``operations.py`` for the rest."""

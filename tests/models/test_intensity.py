@@ -136,6 +136,15 @@ def test_few_values_are_matched_as_scikit_image_does():
     assert np.abs(given(module, array) - wanted).max() <= 1e-6 * np.ptp(wanted)
 
 
+def test_a_ct_of_many_values_is_matched_as_scikit_image_does_value_for_value():
+    array, reference = hounsfield((1, 20, 20, 20)), hounsfield((1, 20, 20, 20), seed=5) * 2 + 300
+    wanted = match_histograms(array[0], reference[0])
+    assert len(np.unique(array)) > 500
+    assert np.abs(wanted - array[0]).max() > 100
+    module = fitted(HistogramMatch(reference[0]), array)
+    assert np.abs(given(module, array)[0] - wanted).max() <= 1e-6 * np.ptp(wanted)
+
+
 def test_beyond_the_source_s_ends_a_match_is_level():
     module = fitted(HistogramMatch([10, 20, 40]), np.array([[1.0, 2.0, 3.0]]))
     assert given(module, np.array([[-9.0, 1.0, 2.5, 3.0, 99.0]])).tolist() == [[10.0, 10.0, 30.0, 40.0, 40.0]]

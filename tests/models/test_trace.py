@@ -114,6 +114,7 @@ NETWORKS = [
     ("space-to-depth by reshape", Fn(_space_to_depth, conv=_conv(6, 2)), 2),
     ("depth-to-space by reshape", Fn(_depth_to_space, conv=_conv(1, 12)), 2),
     ("pixel unshuffle and shuffle", nn.Sequential(nn.PixelUnshuffle(3), _conv(9, 8), nn.ELU(), nn.PixelShuffle(2)), 2),
+    ("a weight per channel for what is below zero", nn.Sequential(_conv(1, 4), nn.PReLU(4), _conv(4, 2)), 2),
     ("slices with a step", Fn(_strided_slices, conv=_conv(1, 2)), 2),
     (
         "valid convolutions with cropped skips",
