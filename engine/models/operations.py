@@ -50,7 +50,7 @@ POINTWISE = frozenset(
     erf erfc exp exp2 expm1 fill floor floor_divide fmod frac full_like ge gelu gt hardshrink hardsigmoid hardswish
     hardtanh heaviside isfinite isinf isnan le leaky_relu lerp lift_fresh_copy log log10 log1p log2 log_sigmoid
     logical_and logical_not logical_or logical_xor logit lt masked_fill maximum minimum mish mul nan_to_num ne neg
-    ones_like positive pow prelu reciprocal relu relu6 remainder round rrelu rsqrt rsub selu sigmoid sign signbit silu
+    ones_like positive pow reciprocal relu relu6 remainder round rrelu rsqrt rsub selu sigmoid sign signbit silu
     sin sinh softplus softshrink sqrt square sub tan tanh tanhshrink threshold to trunc type_as where xlogy zero
     zeros_like _to_copy float_power true_divide __and__ __or__ __xor__ __lshift__ __rshift__""".split()
 )
