@@ -9,6 +9,7 @@ from struct import unpack
 from typing import IO, Any
 
 import pydicom
+from pydicom import config
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_partial
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
@@ -22,6 +23,7 @@ PLAIN_SYNTAXES = (str(ImplicitVRLittleEndian), str(ExplicitVRLittleEndian), str(
 _MAGIC_AT, _MAGIC = 128, b"DICM"
 _PIXEL_DATA, _FLOAT_DATA, _DOUBLE_DATA = 0x7FE00010, 0x7FE00008, 0x7FE00009
 _SLIDE_CLASS, _MODALITY = "1.2.840.10008.5.1.4.1.1.77.1.6", 0x00080060
+_NUMERIC = ("DS", "IS", "US", "UL", "FD", "FL")
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _DELIMITER = 0xFFFEE000, 0xFFFEE0DD
 _READ_ERRORS = (
@@ -71,17 +73,33 @@ class DicomFile:
     @property
     def syntax_name(self) -> str:
         """What the standard calls the transfer syntax."""
-        return str(UID(self.syntax).name)
+        return str(UID(self.syntax, validation_mode=config.IGNORE).name)
 
     @property
     def n_frames(self) -> int:
         """Slices that it holds."""
-        return int((self.numbers("NumberOfFrames") or (1,))[0])
+        return self.whole("NumberOfFrames", 1)
 
     def text(self, name: str) -> str:
-        """Return an element as text; empty where there is none."""
+        """Return an element as text in one line; empty where there is none."""
         value = self.data.get(name)
-        return "" if value is None else str(value)
+        return "" if value is None else "".join(mark if mark.isprintable() else "?" for mark in str(value))
+
+    def whole(self, name: str, default: int | None = None) -> int:
+        """Return an element that is one whole number.
+
+        Raises:
+            IngestError: If it is none, or is not there and has no default.
+        """
+        found = numbers(self.data.get(name))
+        if not found and default is not None:
+            return default
+        if len(found) != 1 or not found[0].is_integer():
+            raise IngestError(
+                f"each file of a DICOM series must say its {name} in one whole number, and says {list(found)}: "
+                f"'{self.path}'. Export it again."
+            )
+        return int(found[0])
 
     def numbers(self, name: str) -> tuple[float, ...]:
         """Return an element of numbers; empty where there is none."""
@@ -132,9 +150,12 @@ def read_dicom(path: Path) -> DicomFile:
         with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             data = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_WANTED)
-            for _ in data.iterall():
-                pass  # pydicom converts a value when it is asked for; what cannot be converted is found here
+            for element in data.iterall():  # pydicom converts a value when it is asked for: here, in all of them
+                if element.VR in _NUMERIC:
+                    numbers(element.value)
             syntax = str(data.file_meta.get("TransferSyntaxUID") or _guessed(data))
+            if not (data.get("SeriesInstanceUID") and data.get("SOPInstanceUID")):
+                raise EOFError("its header stops before it says which image of which series it is")
             return DicomFile(path, data, syntax, _pixels(file, syntax))
     except _READ_ERRORS as error:
         raise IngestError(

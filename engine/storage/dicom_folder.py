@@ -56,8 +56,9 @@ def beneath(folder: Path) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Return the files of a folder by name, hidden ones left out: some systems keep their own beside each."""
-    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    """Return the files of a folder by name; hidden ones, which some systems keep, and lists of files are left out."""
+    names = sorted(path for path in folder.iterdir() if path.is_file())
+    return [path for path in names if not path.name.startswith(".") and path.name.upper() != "DICOMDIR"]
 
 
 def _is_promised(path: Path) -> bool:

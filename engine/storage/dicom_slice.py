@@ -13,6 +13,7 @@ from engine.storage.dicom_file import PLAIN_SYNTAXES, DicomFile, numbers
 
 _UNIT_TOLERANCE = 1e-3
 _BITS = (8, 16, 32)
+_PLAIN = "Decompress it, as by dcmconv or gdcmconv --raw"
 _NEEDED = ("Rows", "Columns", "BitsAllocated", "BitsStored")
 
 
@@ -42,23 +43,23 @@ class Slice:
     @property
     def shape(self) -> tuple[int, int]:
         """Voxels along y and x."""
-        return int(self.file.data.Rows), int(self.file.data.Columns)
+        return self.file.whole("Rows"), self.file.whole("Columns")
 
     @property
     def n_bits(self) -> int:
         """Bits of a stored value that count: the lowest ones."""
-        return int(self.file.data.BitsStored)
+        return self.file.whole("BitsStored")
 
     @property
     def is_signed(self) -> bool:
         """Whether stored values are two's complement."""
-        return int(self.file.data.get("PixelRepresentation", 0)) == 1
+        return self.file.whole("PixelRepresentation", 0) == 1
 
     @property
     def stored_dtype(self) -> np.dtype[Any]:
         """Unsigned integers as they lie in a plain file, byte order included."""
         order = ">" if self.file.syntax == ExplicitVRBigEndian else "<"
-        return np.dtype(f"{order}u{int(self.file.data.BitsAllocated) // 8}")
+        return np.dtype(f"{order}u{self.file.whole('BitsAllocated') // 8}")
 
     @property
     def value_range(self) -> tuple[float, float]:
@@ -111,11 +112,18 @@ class _Said:
         self._groups = [*frames[frame : frame + 1], *shared[:1]]
 
     def numbers(self, sequence: str, name: str, *, n: int) -> tuple[float, ...]:
-        """Return ``n`` finite numbers; empty where they are not said."""
+        """Return ``n`` finite numbers; empty where they are not said.
+
+        Raises:
+            IngestError: If they are said otherwise.
+        """
         values = [item.get(name) for group in self._groups for item in (group.get(sequence) or ())[:1]]
         for value in (*values, self._file.data.get(name)):
             found = numbers(value)
-            if len(found) == n and np.isfinite(found).all():
+            if found and (len(found) != n or not np.isfinite(found).all()):
+                what = f"say its {name} in {n} number{'s' if n > 1 else ''}, and says {list(found)}"
+                raise _refused(self._file, what, "Export it again")
+            if found:
                 return found
         return ()
 
@@ -138,11 +146,16 @@ def _check_kind(file: DicomFile) -> None:
     """Refuse what is no slice of a scan.
 
     Raises:
-        IngestError: If it has no pixels, real or coloured ones, is a localizer, or a film of frames without places.
+        IngestError: If its transfer syntax is not known here, it has no pixels, real or coloured ones, is a localizer,
+            or a film of frames without places.
     """
+    if file.syntax not in (*PLAIN_SYNTAXES, *SYNTAXES):
+        what = f"be plain, JPEG, JPEG-LS, JPEG 2000 or RLE, and is '{file.syntax_name}' ({file.syntax})"
+        raise _refused(file, what, _PLAIN)
     out = "Move it out of the folder"
     if file.pixels is None or not set(_NEEDED) <= set(file.data.dir()):
-        raise _refused(file, f"hold pixel data, and holds none (modality {file.text('Modality') or 'unknown'})", out)
+        what = f"hold pixel data, and holds none (modality {file.text('Modality') or 'unknown'})"
+        raise _refused(file, what, "Copy it again if it was cut, or move it out of the folder")
     colours = file.text("PhotometricInterpretation")
     if file.numbers("SamplesPerPixel") not in ((), (1.0,)) or colours not in ("", "MONOCHROME1", "MONOCHROME2"):
         raise _refused(file, f"hold one value per voxel, and holds colours ({colours})", out)
@@ -162,27 +175,24 @@ def _check_storage(file: DicomFile) -> None:
     """Refuse values that are stored in a way that is not read.
 
     Raises:
-        IngestError: If the transfer syntax, or the bits of a value, are not known here.
+        IngestError: If the bits of a value are none known here, bytes are missing, or frames cannot be told apart.
     """
-    data = file.data
-    n_bits, n_stored = int(data.BitsAllocated), int(data.BitsStored)
-    high = int(data.get("HighBit", n_stored - 1))
+    n_bits, n_stored = file.whole("BitsAllocated"), file.whole("BitsStored")
+    high = file.whole("HighBit", n_stored - 1)
     if n_bits not in _BITS or not 0 < n_stored <= n_bits or high != n_stored - 1:
         what = f"store values in the lowest bits of 8, 16 or 32, and has {n_stored} bits up to bit {high} of {n_bits}"
         raise _refused(file, what, "Convert it to NIfTI")
-    is_plain, is_swapped = file.syntax in PLAIN_SYNTAXES, file.syntax == ExplicitVRBigEndian and n_bits == 8
-    if is_swapped or not (is_plain or file.syntax in SYNTAXES):
-        what = f"be plain, JPEG, JPEG-LS, JPEG 2000 or RLE, and is '{file.syntax_name}' ({file.syntax})"
-        raise _refused(file, what, "Decompress it, as by dcmconv or gdcmconv --raw")
+    if n_bits == 8 and file.syntax == ExplicitVRBigEndian:
+        raise _refused(file, "be little-endian where a value has 8 bits, and is big-endian", _PLAIN)
     assert file.pixels is not None
     n_pieces, n_bytes = len(file.pixels.pieces), sum(n for _, n in file.pixels.pieces)
-    wanted = file.n_frames * int(data.Rows) * int(data.Columns) * n_bits // 8
-    if is_plain and (n_pieces != 1 or n_bytes < wanted):
+    wanted = file.n_frames * file.whole("Rows") * file.whole("Columns") * n_bits // 8
+    if file.syntax in PLAIN_SYNTAXES and (n_pieces != 1 or n_bytes < wanted):
         raise _refused(file, f"hold {wanted} bytes of pixels, and holds {n_bytes}", "Copy or export it again")
     is_told = file.n_frames in (n_pieces, 1) or len(file.pixels.starts) == file.n_frames
-    if not is_plain and (n_pieces < file.n_frames or not is_told):
+    if file.syntax in SYNTAXES and (n_pieces < file.n_frames or not is_told):
         what = f"say which of its {n_pieces} pieces are its {file.n_frames} frames, and does not"
-        raise _refused(file, what, "Decompress it, as by dcmconv or gdcmconv --raw")
+        raise _refused(file, what, _PLAIN)
 
 
 def _refused(file: DicomFile, what: str, advice: str) -> IngestError:

@@ -31,7 +31,7 @@ class Described:
 
 
 def read_header(path: Path) -> Described:
-    """Read what SimpleITK does not tell; ITK has already found the header sound.
+    """Read what SimpleITK does not tell; whether the header is sound at all is left to ITK.
 
     Raises:
         IngestError: If the voxels lie in several files, lengths are in other than millimetre, or a count is none.

@@ -77,6 +77,7 @@ def open_itk_image(path: Path, *, spacing: Sequence[float] | None = None) -> Sca
         IngestError: If it is none, has other than 3 or 4 axes or several values per voxel, or its spacing is unknown.
     """
     check_file(path, wanted="a MetaImage or NRRD scan")
+    header = read_header(path)
     reader = _information(path)
     shape = tuple(int(n) for n in reversed(reader.GetSize()))
     if reader.GetNumberOfComponents() > 1 or reader.GetPixelID() not in _DTYPES:
@@ -86,7 +87,6 @@ def open_itk_image(path: Path, *, spacing: Sequence[float] | None = None) -> Sca
         )
     dtype = np.dtype(_DTYPES[reader.GetPixelID()])
     check_voxels(shape, dtype, path=path)
-    header = read_header(path)
     n = len(shape)
     said = list(reader.GetSpacing()[2::-1]) if header.has_spacing else [float("nan")] * 3
     steps = steps_of(said, given=spacing, path=path)

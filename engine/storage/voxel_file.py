@@ -65,8 +65,8 @@ class VoxelFile:
         self._stretch = stretch
         self._lock = Lock()
         file = stretch.path.open("rb")
-        self._close = finalize(self, file.close)
-        self._stored = file
+        self._files: list[IO[bytes]] = [file]
+        self._close = finalize(self, _close_all, self._files)
         self._plain: IO[bytes] | None = None if stretch.is_packed else file
         if not stretch.is_packed:
             there = max(0, os.fstat(file.fileno()).st_size - stretch.offset)
@@ -98,8 +98,6 @@ class VoxelFile:
     def close(self) -> None:
         """Let go of the file, and of what was unpacked."""
         self._close()
-        if self._plain is not None:
-            self._plain.close()
 
     def _fill(self, rows: NDArray[Any], file: IO[bytes], offset: int) -> None:
         view = memoryview(rows.reshape(-1).view(np.uint8))
@@ -114,16 +112,17 @@ class VoxelFile:
         """Return a file that holds plain voxels, and its byte at which they begin."""
         with self._lock:
             if self._plain is None:
-                self._plain = self._unpack()
+                self._plain = self._unpack(self._files[0])
+                self._files.append(self._plain)
         return self._plain, 0 if self._stretch.is_packed else self._stretch.offset
 
-    def _unpack(self) -> IO[bytes]:
+    def _unpack(self, packed: IO[bytes]) -> IO[bytes]:
         stretch, there = self._stretch, -self._stretch.skipped
         with ExitStack() as stack:
             target = stack.enter_context(_temporary(stretch))
             try:
-                self._stored.seek(stretch.offset)
-                for part in inflated(self._stored):
+                packed.seek(stretch.offset)
+                for part in inflated(packed):
                     _write(target, part[max(0, -there) : max(0, stretch.n_bytes - there)], stretch)
                     there += len(part)
             except (zlib.error, EOFError, OSError) as error:
@@ -133,6 +132,11 @@ class VoxelFile:
             _write(target, b"", stretch)
             stack.pop_all()
         return target
+
+
+def _close_all(files: list[IO[bytes]]) -> None:
+    for file in files:
+        file.close()
 
 
 def inflated(file: IO[bytes]) -> Iterator[bytes]:
