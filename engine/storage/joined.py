@@ -19,7 +19,7 @@ from engine.storage.source import Layout
 
 _MOST_VOXELS = 1 << 19
 _SAME = 1e-6
-_SLACK = 1e-6
+_SLACK = 1e-6  # of a voxel: rounding decides nothing
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Resampled:
     """One scan seen on the grid of another, linearly; 0 where no voxel of it lies.
 
         its own voxels    |  0  |  1  |  2  |        a place between two centres is blended of both;
-        our centres     .  ' .  '  .  '  .  ' .      within half a voxel of an end it is the end's value
+        our centres     .  ' .  '  .  '  .  ' .      within half a voxel of an end it is the end's value (as ITK has it)
     """
 
     scan: Scan
@@ -73,7 +73,7 @@ class Resampled:
         a, b, c, d = (self.to_own[:, i].reshape(shape) for i in range(4))
         places = a * z + b * y + c * x + d
         n = np.asarray(self.scan.shape).reshape(shape)
-        is_inside = ((places >= -0.5 - _SLACK) & (places <= n - 0.5 + _SLACK)).all(axis=0)
+        is_inside = ((places + _SLACK >= -0.5) & (places + _SLACK < n - 0.5)).all(axis=0)
         places = np.clip(places, 0, n - 1) - np.asarray(own.start).reshape(shape)
         voxels = map_coordinates(self.scan.read(own), places, np.float64, order=1, mode="nearest")
         return np.where(is_inside, voxels, 0.0)
