@@ -20,13 +20,18 @@ from engine.runtime.serial import SerialRunner
 
 Paths = Annotated[
     list[str],
-    typer.Argument(help="SOURCE... TARGET: a slide, a NIfTI scan, or NetCDF files in time; then the volume to write."),
+    typer.Argument(
+        help="SOURCE... TARGET: a slide; one or more scans (NIfTI, MetaImage, NRRD, DICOM folder), which become "
+        "channels; or NetCDF files in time; then the volume to write."
+    ),
 ]
 Spacing = Annotated[str | None, typer.Option(help="Step per space axis where the file does not say: 0.5 or 1,0.7,0.7.")]
 Variables = Annotated[str | None, typer.Option(help="Climate variables to keep, by name: T,U,V.")]
 ShardThreads = Annotated[int | None, typer.Option(help="Shards in work at a time; as many as there are CPUs.")]
 
-Source = Annotated[str, typer.Argument(help="URL of a volume: a Zarr array, an OME-Zarr group, an ingested volume.")]
+Source = Annotated[
+    str, typer.Argument(help="URL of a volume: Zarr, OME-Zarr, a slide, a scan (NIfTI, MetaImage, NRRD, DICOM folder).")
+]
 ModelSpec = Annotated[
     str,
     typer.Argument(help="file.py:factory[@weights], package.module:factory, file.pt2 or file.pt; join parts with +."),

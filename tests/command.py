@@ -10,9 +10,9 @@ from pathlib import Path
 from engine import cli
 
 KIND = re.compile(r"[A-Z]\w+Error: ")
-CURES = """Add Ask Build Call Change Check Choose Convert Copy Correct Crop Did Draw Export Fetch Fill Find Free Give Go
-Ingest Install Keep Leave Make Mend Name Open Please Point Put Raise Regrid Rename Replace Restore Resume Return Run
-Save See Set Split Start Take Use Wrap Write""".split()
+CURES = """Add Ask Build Call Change Check Choose Convert Copy Correct Crop Decompress Did Draw Export Fetch Fill Find
+Free Give Go Ingest Install Keep Leave Make Mend Move Name Open Please Point Put Raise Register Regrid Remove Rename
+Replace Resample Rescale Restore Resume Return Run Save See Set Split Start Take Use Wrap Write""".split()
 CURE = re.compile(rf"[.,;?] (?:or )?(?:{'|'.join(CURES)})\b", re.IGNORECASE)
 """What to do, at the beginning of a sentence or a clause."""
 

@@ -104,7 +104,7 @@ def _alike(one: Any, other: Any) -> bool:  # noqa: ANN401 -- text, or numbers
 
 
 def _short(value: Any) -> str:  # noqa: ANN401 -- text, or numbers
-    return value or "none" if isinstance(value, str) else " x ".join(f"{part:g}" for part in value)
+    return value or "none" if isinstance(value, str) else f"({', '.join(f'{part:g}' for part in value)})"
 
 
 def _single_step(one: Slice, *, step: float | None, place: Path) -> float:
