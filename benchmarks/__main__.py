@@ -5,13 +5,14 @@ import sys
 import time
 import warnings
 
-from benchmarks import collection, compare, exactness, gigapixel, memory, scale, scans, slides, speed
+from benchmarks import collection, compare, exactness, gigapixel, measures, memory, scale, scans, slides, speed
 from benchmarks.report import keep, show
 
 PARTS = {
     "speed": speed.main,
     "compare": compare.main,
     "memory": memory.main,
+    "measures": measures.main,
     "scale": scale.main,
     "exactness": exactness.main,
     "slides": slides.main,

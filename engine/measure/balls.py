@@ -10,8 +10,8 @@ images, J. Microscopy 185:67, 1997. What is inside, and where balls may stand, h
   is taken as a point, and the border lies :data:`SHORT` of a (finest) step before it.
 - Beyond the volume there is no layer.
 
-Against true shapes of 3 to 6 voxels at any angle, the median is within half a voxel. A ball alone is found short, by 1
-to 1.5 voxels of its diameter where its centre lies between the half steps.
+Measured against slabs and caps of 3 to 6 voxels at any angle, the median is within half a voxel and the extremes within
+one. A ball alone is found short, by 0.4 to 1.5 voxels of its diameter: the nearest of all its steps decides.
 """
 
 from collections.abc import Sequence

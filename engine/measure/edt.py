@@ -38,7 +38,7 @@ def _along(squared: FloatArray, axis: int, *, step: float, n_most: int) -> Float
     scratch = np.empty_like(source)
     for n in range(1, n_most + 1):
         way = np.float32((n * step) ** 2)
-        if way >= found.max():
+        if n % 4 == 1 and way >= found.max():  # looking costs a fifth of a shift
             break
         left = np.add(source[:-n], way, out=scratch[:-n])
         np.minimum(found[n:], left, out=found[n:])

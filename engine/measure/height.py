@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.errors import UsageError
 from engine.geometry.region import Region
 from engine.measure.balls import ROUNDING
 from engine.measure.edt import FloatArray, squared_distance
-from engine.measure.local import halos, too_thick
+from engine.measure.local import halos
 from engine.measure.space import Space
 
 UP_OUT, UP_IN = 0.5, 0.65
@@ -61,7 +62,10 @@ def layer_height(
     height = np.where(borders, around[centre], np.float32(0))
     if (highest := height.max()) > max_mm * ROUNDING:
         place = np.argwhere(height == highest)[0] + core.start
-        raise too_thick(space, layer, place.tolist(), thickness_mm=float(highest), max_mm=max_mm)
+        raise UsageError(
+            f"a layer within {max_mm:g} mm of label {beneath} is looked for, and label {layer} of '{space.volume.url}' "
+            f"is farther from it at voxel {tuple(place.tolist())}. Give a larger --max-mm, or check the labels there."
+        )
     leads_out, leads_on = np.zeros((2, *core.shape), np.bool_)
     for (way, there), (_, is_out), (_, is_in) in zip(
         _neighbours(around), _neighbours(outside), _neighbours(inside), strict=True

@@ -4,7 +4,8 @@
     balls       (o)        |(o)       that contain one of them: their centres may lie a radius away
     halo     |hhhh|cccccccc|hhhh|     a radius is proven where it ends before the halo does
 
-What is read is about twice a radius around the core: as far as the layer is thick there, and no farther.
+A ball that holds a voxel of the core lies within its diameter of it: so what is read is about as far around the core
+as the layer is thick there, and no radius above half of the halo is looked for.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ from engine.measure.balls import ROUNDING, Centres, centred_in, painted, radii_o
 from engine.measure.edt import FloatArray
 from engine.measure.space import Space
 
-FIRST_HALO = 6
+FIRST_HALO = 10
 """Steps of the halo that is tried first, of the longest axis; it is doubled until it is enough."""
 
 RIDGE = 3 / 4
@@ -50,15 +51,18 @@ def local_thickness(space: Space, core: Region, *, layer: int, max_mm: float) ->
         ends = [ceil(halo / step) + 1 for step in steps]
         around = space.within(near.grow(before=ends, after=ends), margin=2)
         mask = space.where(around, layer)
-        radii = radii_of(mask, spacing=steps, reach=halo)
+        radii = radii_of(mask, spacing=steps, reach=halo / 2)
         way = _way(around, near, steps)
         reaching = (radii > 0) & (way <= radii * ROUNDING) & (way <= max_mm / 2 * ROUNDING)
-        if (radii <= _room(around, space))[reaching].all():
+        if (radii <= np.minimum(_room(around, space), halo / 2 * ROUNDING))[reaching].all():
             break
     places, found = np.argwhere(reaching), radii[reaching]
     if found.max() > max_mm / 2 * ROUNDING:
         place = (places[found.argmax()] - 1) // 2 + around.start
-        raise too_thick(space, layer, place.tolist(), thickness_mm=2 * float(found.max()), max_mm=max_mm)
+        raise UsageError(
+            f"a layer of at most {max_mm:g} mm is looked for, and label {layer} of '{space.volume.url}' is thicker "
+            f"near voxel {tuple(place.tolist())}. Give a larger --max-mm, or check the labels there."
+        )
     order = np.argsort(found, kind="stable")
     inner, inside = (box.shift([-a for a in around.start]) for box in (near, core))
     thickness = painted(Centres(places[order], found[order]), inner, spacing=steps) * mask[inner.slices]
@@ -71,22 +75,13 @@ def halos(max_mm: float, spacing: Sequence[float]) -> Iterator[float]:
     """Yield the halos to be tried in millimetre, rising to ``max_mm``.
 
     >>> list(halos(20.0, (1.0, 0.5, 0.5)))
-    [6.0, 12.0, 20.0]
+    [10.0, 20.0]
     """
     halo = FIRST_HALO * max(spacing)
     while halo < max_mm:
         yield halo
         halo *= 2
     yield max_mm
-
-
-def too_thick(space: Space, layer: int, place: Sequence[int], *, thickness_mm: float, max_mm: float) -> UsageError:
-    """Return the refusal of a layer that is thicker than looked for."""
-    thick = f"{thickness_mm:.3g}" if np.isfinite(thickness_mm) else "more"
-    return UsageError(
-        f"a layer of at most {max_mm:g} mm is looked for, and label {layer} of '{space.volume.url}' has {thick} mm "
-        f"near voxel {tuple(place)}. Give a larger --max-mm, or check the labels there."
-    )
 
 
 def _way(around: Region, core: Region, steps: Sequence[float]) -> FloatArray:

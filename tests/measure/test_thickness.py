@@ -13,6 +13,7 @@ from scipy.ndimage import distance_transform_edt
 
 from engine.errors import UsageError, VolumeError
 from engine.geometry.region import Region
+from engine.measure import local
 from engine.measure import thickness as module
 from engine.measure.edt import squared_distance
 from engine.measure.space import Space
@@ -67,33 +68,33 @@ def test_an_oblique_slab_is_as_thick_as_it_is_to_half_a_voxel(tmp_path, seed):
     normal /= np.linalg.norm(normal)
     height = np.tensordot(normal, places((40, 40, 40), ISOTROPIC), 1) - rng.uniform(-0.25, 0.25)
     labels = np.where(np.abs(height) < true / 2, 2, np.where(height < 0, 1, 0)).astype("uint8")
-    local, high = (measured(tmp_path, labels, spacing=ISOTROPIC, beneath=b, name=f"map-{b}") for b in (None, 1))
-    assert local.median_mm == pytest.approx(true, abs=0.25)
+    inner, high = (measured(tmp_path, labels, spacing=ISOTROPIC, beneath=b, name=f"map-{b}") for b in (None, 1))
+    assert inner.median_mm == pytest.approx(true, abs=0.25)
     assert high.median_mm == pytest.approx(true, abs=0.25)
-    assert local.minimum_mm > true - 0.5
-    assert local.maximum_mm < true + 0.5
+    assert inner.minimum_mm > true - 0.5
+    assert inner.maximum_mm < true + 0.5
 
 
 @pytest.mark.parametrize("spacing", [ISOTROPIC, (0.8, 0.5, 0.5)])
 @pytest.mark.parametrize(("true", "towards"), [(2.0, (1, 0, 0)), (1.7, (0.3, -0.8, 0.5)), (2.4, (-1, 1, 1))])
 def test_a_cap_is_as_thick_as_it_is(tmp_path, spacing, true, towards):
     labels = cap([int(22 / step) for step in spacing], spacing, radius=9.0, thickness=true, towards=towards)
-    local, high = (measured(tmp_path, labels, spacing=spacing, beneath=b, name=f"map-{b}") for b in (None, 1))
+    inner, high = (measured(tmp_path, labels, spacing=spacing, beneath=b, name=f"map-{b}") for b in (None, 1))
     half = max(spacing) / 2
-    for found in (local, high):
+    for found in (inner, high):
         assert found.median_mm == pytest.approx(true, abs=half)
         assert found.mean_mm == pytest.approx(true, abs=half)
         assert found.maximum_mm == pytest.approx(true, abs=2 * half)
         assert found.n_measured > 140
-    assert local.minimum_mm == pytest.approx(true, abs=2 * half)  # though the rim is there
+    assert inner.minimum_mm == pytest.approx(true, abs=2 * half)  # though the rim is there
     assert high.percentile_5_mm == pytest.approx(true, abs=2 * half)
 
 
 @pytest.mark.parametrize(
     ("radius", "shift", "short"),  # in voxels
     [
-        (8.5, 0.0, 0.6),  # 17 voxels across, its centre on a voxel's
-        (8.0, 0.5, 0.6),  # 16 across, its centre on a corner
+        (8.5, 0.0, 0.7),  # 17 voxels across, its centre on a voxel's
+        (8.0, 0.5, 1.0),  # 16 across, its centre on a corner
         (8.2, 0.25, 1.5),  # between the half steps where balls stand
         (6.7, 0.3, 1.5),
     ],
@@ -102,6 +103,17 @@ def test_a_sphere_is_as_thick_as_it_is_or_a_little_less(tmp_path, radius, shift,
     far = np.sqrt(((places((25, 25, 25), ISOTROPIC) - 0.5 * shift) ** 2).sum(0))
     found = measured(tmp_path, np.where(far < 0.5 * radius, 2, 0).astype("uint8"), spacing=ISOTROPIC)
     assert radius - short * 0.5 < found.maximum_mm <= radius
+
+
+def test_a_thick_form_is_found_whatever_halo_is_tried_first(tmp_path, monkeypatch):
+    far = np.sqrt((places((21, 21, 21), (1.0, 1.0, 1.0)) ** 2).sum(0))
+    labels, answers = np.where(far < 8.5, 2, 0).astype("uint8"), []
+    for halo in (1, 3, 8, 40):
+        monkeypatch.setattr(local, "FIRST_HALO", halo)
+        found = measured(tmp_path, labels, spacing=(1.0, 1.0, 1.0), name=f"map-{halo}", max_mm=19.0)
+        answers.append(read(found).tobytes())
+    assert answers[1:] == answers[:1] * 3
+    assert found.maximum_mm > 16
 
 
 def oracle(path, labels, *, spacing, block):
@@ -144,8 +156,9 @@ def test_no_bit_depends_on_blocks(tmp_path, monkeypatch, beneath, spacing):
     labels = blobs((26, 28, 24))[0]
     labels[:6] = np.where(labels[:6] == 2, 2, 1)  # the border is met too
     answers = []
-    for block in (64, 14, 11):
+    for block, halo in ((64, 40), (14, 10), (11, 1)):
         monkeypatch.setattr(module, "BLOCK", block)
+        monkeypatch.setattr(local, "FIRST_HALO", halo)
         found = measured(tmp_path, labels, spacing=spacing, beneath=beneath, max_mm=90.0, name=f"map-{block}")
         answers.append((read(found).tobytes(), replace(found, map_url="")))
     assert answers[1:] == answers[:1] * 2
@@ -173,7 +186,7 @@ def test_no_more_is_read_than_a_block_and_twice_the_thickness_around_it(tmp_path
     found = measured(tmp_path, labels, spacing=(1.0, 1.0, 1.0), max_mm=30.0, progress=lambda *n: seen.append(n))
     assert found.maximum_mm == 4
     assert seen == [(i + 1, 64) for i in range(64)]
-    assert max(region.n_voxels for region in reads) <= 32**2 * 20  # 6 voxels, one that is a neighbour, one for its walls
+    assert max(region.n_voxels for region in reads) <= 40**2 * 26  # 10 voxels, a neighbour, its walls
     assert sum(region.shape == (16, 16, 16) for region in reads) == 64
 
 
@@ -202,9 +215,9 @@ LABELS = np.pad(np.full((6, 10, 10), 2, "uint8"), ((3, 3), (2, 2), (2, 2)))
 @pytest.mark.parametrize(
     ("make", "options", "said"),
     [
-        (stored, {"max_mm": 5.0}, r"at most 5 mm is looked for, and label 2 of .* has 6 mm near voxel \(\d+, \d+, \d+\)"),
-        (stored, {"max_mm": 2.0}, "at most 2 mm is looked for, and label 2"),
-        (stored, {"beneath": 7}, "at most 20 mm is looked for, and label 2 of .* has more mm"),
+        (stored, {"max_mm": 5.0}, r"at most 5 mm is looked for, and label 2 of .* is thicker near voxel \(\d+, \d+, \d+\)"),
+        (stored, {"max_mm": 5.9}, "at most 5.9 mm is looked for, and label 2 of .* is thicker"),
+        (stored, {"beneath": 7}, r"within 20 mm of label 7 is looked for, and label 2 of .* is farther from it at voxel \(3, 2, 2\)"),
         (stored, {"layer": 5}, "a layer of label 5 is wanted in .*, and it is nowhere. Name another label"),
         (stored, {"beneath": 2}, "must lie on another label than its own, not on 2"),
         (stored, {"max_mm": 0.0}, "largest thickness must be above 0 mm, not 0.0"),
