@@ -62,7 +62,13 @@ def bundle(folder: str | Path) -> Compose:
     if before.spacing is not None:
         whole = Resampled(whole, spacing=before.spacing[::-1], order=before.order)
     notes = [*before.notes, *(inferer.notes if inferer else ()), *after.notes]
-    card = Card(class_names=_class_names(metadata), orientation=before.orientation, notes=notes)
+    card = Card(
+        class_names=_class_names(metadata),
+        orientation=before.orientation,
+        n_channels=n_channels,
+        n_space=n_space,
+        notes=notes,
+    )
     return Compose(card, *before.before, whole, *after.after)
 
 

@@ -164,4 +164,10 @@ def _card(found: Configuration, checkpoint: Checkpoint) -> Card:
         notes.append("holes in what is not 0 are not filled before the z-score")
     if len(found.window) == 2:
         notes.append("a 2-d network: read the volume slice by slice, with #slices=1")
-    return Card(class_names=found.class_names, orientation=found.orientation, notes=notes)
+    return Card(
+        class_names=found.class_names,
+        orientation=found.orientation,
+        n_channels=len(found.normalisations),
+        n_space=len(found.window),
+        notes=notes,
+    )

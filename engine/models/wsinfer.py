@@ -5,7 +5,6 @@ and QuPath") tells the patch size, the spacing, the class names and the transfor
 Its probabilities are WSInfer's: a softmax over the classes, or a sigmoid where there is one.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from engine.errors import ModelError
+from engine.models.json_object import json_object
 from engine.models.patches import BATCH_SIZE, Patches
 from engine.models.programs import load_torchscript
 from engine.models.specification import WSINFER_CONFIG, WSINFER_PROGRAM, existing_file
@@ -148,12 +148,7 @@ WANTED: Mapping[str, type | tuple[type, ...]] = {
 
 
 def _config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise ModelError(f"'{path}' must be a JSON object, and does not read: {error}. Fetch it again.") from error
-    if not isinstance(config, dict):
-        raise ModelError(f"'{path}' must be a JSON object, not a {type(config).__name__}. Fetch it again.")
+    config = json_object(path)
     for key, kind in WANTED.items():
         if not isinstance(config.get(key), kind) or isinstance(config[key], bool):
             came = f"{config[key]!r}" if key in config else "nothing"

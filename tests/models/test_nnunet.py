@@ -416,7 +416,7 @@ def test_a_folder_is_a_model_specification_and_a_run_equals_the_whole(tmp_path, 
     assert (stored(tmp_path / "out.zarr") != wanted).mean() < 1e-3
     assert max(np.bincount(wanted.ravel())) < 0.9 * wanted.size
     again = json.loads((path / "plans.json").read_text())
-    again["configurations"]["3d_fullres"]["spacing"][0] = 3.0
+    again["plans_name"] = "another"
     (path / "plans.json").write_text(json.dumps(again))
     assert load_model(str(path)).fingerprint != first.fingerprint
 
@@ -424,6 +424,7 @@ def test_a_folder_is_a_model_specification_and_a_run_equals_the_whole(tmp_path, 
 def test_the_card_says_what_differs(tmp_path):
     card = card_of(nnunet(folder(tmp_path / "a", [Net(1, 3, n_space=2)], n_space=2, plans={"image_reader_writer": "NibabelIOWithReorient"})))
     assert (card.class_names, card.orientation) == (("background", "liver", "tumour"), "RAS")
+    assert (card.n_channels, card.n_space) == (1, 2)
     assert any("#slices=1" in note for note in card.notes)
     assert any("cubic" in note for note in card.notes)
     no_spacing = nnunet(folder(tmp_path / "b", [Net(1, 3)], plans={"image_reader_writer": "NaturalImage2DIO"}))
