@@ -19,6 +19,7 @@ PARTS = {
     "gigapixel": gigapixel.main,
     "collection": collection.main,
     "scans": scans.main,
+    "brain": scans.brain,
 }
 
 

@@ -66,6 +66,7 @@ class Extended(nn.Module):
 MODELS = {
     "windowed": canvas_models.windowed,
     "windowed by nnU-Net's rule": lambda: canvas_models.windowed(rule="nnunet", weights="constant"),
+    "windowed, one length and overlap for all axes": lambda: canvas_models.windowed(window=14, overlap=0.3),
     "a window longer than the volume": lambda: canvas_models.windowed(window=(40, 20, 60)),
     "resampled": canvas_models.resampled,
     "resampled by cubic and nearest": lambda: canvas_models.resampled(order="cubic", back="nearest"),

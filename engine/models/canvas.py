@@ -45,9 +45,6 @@ class Painter(Forward):
         for part in (stages.before, stages.inside, stages.blended, stages.after):
             part.to(self.device)
         self._weights: torch.Tensor | None = None
-        if stages.windowed is not None:
-            windows = stages.windowed.windows(len(stages.windowed.window))
-            self._weights = window_weights(windows).to(self.device)
 
     def paint(self, held: Held, work: CanvasWork, shapes: Mapping[str, tuple[tuple[int, ...], str]]) -> Held:
         """Compute a block and return its outputs, still on the device.
@@ -82,6 +79,8 @@ class Painter(Forward):
     ) -> Iterator[tuple["_Roll", TileJob, torch.Tensor]]:
         """Yield the tiles of each item in canonical order, with the roll that they are painted on."""
         assert self.stages is not None
+        if self.stages.windowed is not None and self._weights is None:
+            self._weights = window_weights(self.stages.windowed.windows(len(work.axes))).to(self.device)
         first = work.read.start[0]
         for item in range(len(block)):
             roll = _Roll(work, self.stages, {name: whole[item] for name, whole in outputs.items()}, self._weights)
