@@ -61,13 +61,13 @@ def bundle(folder: str | Path) -> Compose:
     whole = Compose(*before.inside, whole, *after.inside)
     if before.spacing is not None:
         whole = Resampled(whole, spacing=before.spacing[::-1], order=before.order)
-    notes = [*before.notes, *(inferer.notes if inferer else ()), *after.notes]
+    notes = dict.fromkeys([*before.notes, *(inferer.notes if inferer else ()), *after.notes])
     card = Card(
         class_names=_class_names(metadata),
         orientation=before.orientation,
         n_channels=n_channels,
         n_space=n_space,
-        notes=notes,
+        notes=tuple(notes),
     )
     return Compose(card, *before.before, whole, *after.after)
 
