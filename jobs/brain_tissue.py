@@ -61,8 +61,6 @@ TISSUES = {
 }
 
 PHANTOM_SIZE = 128
-MEMORY = 2 * 2**30
-"""Bytes that the run may take; one pass over the whole scan takes about twice that, or more."""
 
 
 class Quantiles(MinMax):
@@ -82,11 +80,13 @@ class Trained:
     folder: Path
     percentiles: tuple[float, float]
     """Of the scan that it wants as 0 and 1."""
+    memory: int = 2 * 2**30
+    """Bytes that its run may take; in less, tiles of a network that sees far are mostly halo."""
 
 
 NETWORKS = {
     11: Trained(DATA / "models" / "meshnet_model11_gw_ae", (0.0, 100.0)),
-    20: Trained(DATA / "models" / "meshnet_model20chan3cls", (5.0, 95.0)),
+    20: Trained(DATA / "models" / "meshnet_model20chan3cls", (5.0, 95.0), memory=6 * 2**30),
 }
 """By channels a layer; brainchop.org normalises the one by its ends, the other by quantiles."""
 
@@ -123,7 +123,7 @@ def show(asked: argparse.Namespace) -> Segmented:
         scan = opened(path)
         pipeline = pipeline_for(scan, trained)
 
-    options = Options(workers=1, memory=MEMORY)
+    options = Options(workers=1, memory=trained.memory if trained else None)
     found = segment(scan, pipeline, folder / "tissues.zarr", options=options, clock=clock)
 
     with clock.stage("volumes and files"):

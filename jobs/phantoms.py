@@ -22,6 +22,8 @@ Spacing = tuple[float, float, float]
 SEED = 0
 WHITE, GREY = 1, 2
 GAS, BONE = 1, 2
+LEAST = -1024
+"""HU that scanners cut off at."""
 HU = {"room": -1000, "fat": -90, "organs": 45, "gas": -920, "cortex": 650, "marrow": 130, "table": 60, "stone": 700}
 
 
@@ -64,7 +66,7 @@ def trunk(shape: Shape, spacing: Spacing) -> tuple[Scan, Labels]:
     values[gas] = HU["gas"]
     values[bone] = HU["marrow"]
     values[cortex] = HU["cortex"]
-    return noisy(values, 18.0), np.select([bone, gas], [BONE, GAS]).astype(np.uint8)
+    return noisy(values, 18.0).clip(LEAST, None), np.select([bone, gas], [BONE, GAS]).astype(np.uint8)
 
 
 def millimetres(shape: Shape, spacing: Spacing) -> list[NDArray[np.float64]]:
@@ -95,7 +97,7 @@ def write_dicom(folder: Path, hu: Scan, spacing: Spacing) -> None:
     """Write a CT as a DICOM series, an image a plane: columns to the patient's left, rows to the back."""
     folder.mkdir(parents=True)
     rows = hu[:, ::-1, ::-1]
-    corner = -affine_of(hu.shape, spacing)[:3, 3] * (1, 1, -1)  # LPS: x and y run to the left and to the back
+    corner = affine_of(hu.shape, spacing)[:3, 3]  # of the first row and column in LPS: the scan's middle is its origin
     uids = {name: generate_uid(entropy_srcs=[name, str(hu.shape)]) for name in ("series", "study", "frame")}
     for z, plane in enumerate(rows):
         meta = FileMetaDataset()
@@ -109,11 +111,11 @@ def write_dicom(folder: Path, hu: Scan, spacing: Spacing) -> None:
         one.Modality, one.Manufacturer, one.SeriesNumber, one.InstanceNumber = "CT", "made up", 1, z + 1
         one.SeriesDescription, one.PatientID, one.PatientName = "made up", "phantom", "Phantom^Trunk"
         one.PatientBirthDate = one.PatientSex = one.StudyDate = one.StudyTime = one.StudyID = one.AccessionNumber = ""
-        one.ImagePositionPatient = [float(-corner[0]), float(-corner[1]), float(-corner[2] + z * spacing[0])]
+        one.ImagePositionPatient = [float(corner[0]), float(corner[1]), float(corner[2] + z * spacing[0])]
         one.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
         one.PixelSpacing, one.SliceThickness = [spacing[1], spacing[2]], spacing[0]
         one.Rows, one.Columns = plane.shape
         one.SamplesPerPixel, one.PhotometricInterpretation, one.PixelRepresentation = 1, "MONOCHROME2", 0
-        one.BitsAllocated, one.BitsStored, one.HighBit, one.RescaleSlope, one.RescaleIntercept = 16, 16, 15, 1, -1024
-        one.PixelData = (plane + 1024).clip(0, None).astype("<u2").tobytes()
+        one.BitsAllocated, one.BitsStored, one.HighBit, one.RescaleSlope, one.RescaleIntercept = 16, 16, 15, 1, LEAST
+        one.PixelData = (plane - LEAST).astype("<u2").tobytes()
         one.save_as(folder / f"{z:04d}.dcm", enforce_file_format=True)

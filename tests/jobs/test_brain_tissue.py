@@ -228,7 +228,7 @@ def test_the_trained_network_finds_white_matter_brighter_than_grey_in_the_real_h
 @pytest.mark.slow
 @pytest.mark.real
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize(("network", "millilitres"), [(11, (493, 734))])
+@pytest.mark.parametrize(("network", "millilitres"), [(11, (493, 734)), (20, (596, 711))])
 def test_the_whole_real_head_has_no_label_changed_and_believable_volumes(tmp_path, capsys, monkeypatch, network, millilitres):
     real(f"models/{list(MESHNETS)[0 if network == 11 else 1]}")
     code, said = run(monkeypatch, capsys, "--output", tmp_path, "--scan", real(T1), "--network", network, "--prove")
