@@ -48,13 +48,14 @@ def radii_of(layer: NDArray[np.bool_], *, spacing: Sequence[float], reach: float
     """Return the radius of the largest ball at each half step: shape ``2 n + 1`` per axis, 0 outside the layer.
 
     Args:
-        layer: Where it is. What lies beyond the array is taken for background that no layer touches.
+        layer: Where it is, and two voxels around: what the outermost touch is not known, and they are no border.
         spacing: Step per axis.
         reach: Radii beyond it may be too long, or infinite.
     """
     half = tuple(step / 2 for step in spacing)
-    n_touching = _axes_with_layer(layer)
-    flat, stepped = ~layer & (n_touching == 1), ~layer & (n_touching > 1)
+    n_touching, inner = _axes_with_layer(layer), (slice(1, -1),) * layer.ndim
+    flat, stepped = np.zeros((2, *layer.shape), np.bool_)
+    flat[inner], stepped[inner] = (~layer[inner] & which[inner] for which in (n_touching == 1, n_touching > 1))
     radii = np.sqrt(squared_distance(_boxes(flat), spacing=half, reach=reach))
     points = np.sqrt(squared_distance(_points(stepped), spacing=half, reach=reach + SHORT * min(spacing)))
     np.minimum(radii, np.maximum(points - np.float32(SHORT * min(spacing)), 0), out=radii)

@@ -81,7 +81,7 @@ def layer_height(
 def _height(space: Space, region: Region, *, beneath: int, reach: float) -> FloatArray:
     """Return how far each voxel of a box is from the nearest one beneath; infinite where that is out of reach."""
     ends = [ceil(reach / step) for step in space.spacing_mm]
-    around = space.within(region.grow(before=ends, after=ends), margin=1)
+    around = space.around(region.grow(before=ends, after=ends), margin=1)
     squared = squared_distance(space.where(around, beneath), spacing=space.spacing_mm, reach=reach)
     found: FloatArray = np.sqrt(squared[region.shift([-a for a in around.start]).slices])
     return found

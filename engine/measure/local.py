@@ -1,11 +1,11 @@
 """Local thickness of one block of a layer, equal to that of the whole volume: its halo grows until nothing can change.
 
-    core          |cccccccc|          the voxels that are wanted
-    balls       (o)        |(o)       that contain one of them: their centres may lie a radius away
-    halo     |hhhh|cccccccc|hhhh|     a radius is proven where it ends before the halo does
+    core              |cccccccc|              the voxels that are wanted
+    ball        (---o---)      |              that contains one: its centre lies a radius away, its far end two
+    halo     |hhhhhhhh|cccccccc|hhhhhhhh|     so radii up to half of it are known
 
-A ball that holds a voxel of the core lies within its diameter of it: so what is read is about as far around the core
-as the layer is thick there, and no radius above half of the halo is looked for.
+A radius that comes out longer makes the halo double. What is read in the end is about as far around the core as the
+layer is thick there.
 """
 
 from collections.abc import Iterator, Sequence
@@ -49,12 +49,12 @@ def local_thickness(space: Space, core: Region, *, layer: int, max_mm: float) ->
     near = core.grow(before=ones, after=ones)
     for halo in halos(max_mm, steps):
         ends = [ceil(halo / step) + 1 for step in steps]
-        around = space.within(near.grow(before=ends, after=ends), margin=2)
+        around = space.around(near.grow(before=ends, after=ends), margin=2)
         mask = space.where(around, layer)
         radii = radii_of(mask, spacing=steps, reach=halo / 2)
         way = _way(around, near, steps)
         reaching = (radii > 0) & (way <= radii * ROUNDING) & (way <= max_mm / 2 * ROUNDING)
-        if (radii <= np.minimum(_room(around, space), halo / 2 * ROUNDING))[reaching].all():
+        if (radii[reaching] <= halo / 2 * ROUNDING).all():
             break
     places, found = np.argwhere(reaching), radii[reaching]
     if found.max() > max_mm / 2 * ROUNDING:
@@ -87,32 +87,9 @@ def halos(max_mm: float, spacing: Sequence[float]) -> Iterator[float]:
 def _way(around: Region, core: Region, steps: Sequence[float]) -> FloatArray:
     """Return how far each half step of a box is from the nearest voxel's centre of the core."""
     squared = np.zeros((1,) * len(steps), np.float32)
-    for axis, place in enumerate(_halves(around)):
-        gap = np.maximum(np.maximum(core.start[axis] - place, place - (core.stop[axis] - 1)), 0) * steps[axis]
-        squared = squared + _along(gap**2, axis, n_axes=len(steps))
+    for axis, step in enumerate(steps):
+        place = np.arange(2 * around.shape[axis] + 1) / 2 - 0.5 + around.start[axis]
+        gap = np.maximum(np.maximum(core.start[axis] - place, place - (core.stop[axis] - 1)), 0) * step
+        squared = squared + (gap**2).astype(np.float32).reshape([-1 if i == axis else 1 for i in range(len(steps))])
     found: FloatArray = np.sqrt(squared)
     return found
-
-
-def _room(around: Region, space: Space) -> FloatArray:
-    """Return how far each half step of a box may look: what lies nearer is known, walls and steps told apart.
-
-    Of the outermost voxels it is not known what they touch; beyond the volume all is known.
-    """
-    found = np.full((1,) * len(space.shape), np.inf, np.float32)
-    for axis, place in enumerate(_halves(around)):
-        before = place - (around.start[axis] + 0.5) if around.start[axis] >= 0 else np.full(len(place), np.inf)
-        is_cut = around.stop[axis] <= space.shape[axis]
-        after = around.stop[axis] - 1.5 - place if is_cut else np.full(len(place), np.inf)
-        room = np.minimum(before, after) * space.spacing_mm[axis]
-        found = np.minimum(found, _along(room, axis, n_axes=len(space.shape)))
-    return found
-
-
-def _halves(around: Region) -> list[NDArray[np.float64]]:
-    """Return the place of each half step of a box, in voxels of the volume, per axis."""
-    return [np.arange(2 * n + 1) / 2 - 0.5 + a for a, n in zip(around.start, around.shape, strict=True)]
-
-
-def _along(values: NDArray[np.float64], axis: int, *, n_axes: int) -> FloatArray:
-    return values.astype(np.float32).reshape([-1 if i == axis else 1 for i in range(n_axes)])

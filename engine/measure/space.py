@@ -55,8 +55,8 @@ class Space:
         pairs = zip(self.layer.translation, self.axes, self.placed_axes, strict=True)
         return tuple(place if new is old else place * new.spacing / old.spacing for place, old, new in pairs)
 
-    def within(self, region: Region, *, margin: int) -> Region:
-        """Return a box cut to the volume and so many voxels around it."""
+    def around(self, region: Region, *, margin: int) -> Region:
+        """Return a box cut to the volume and so many voxels around it: farther out there is nothing to be found."""
         ends = (margin,) * len(self.shape)
         cut = region.meet(Region.whole(self.shape).grow(before=ends, after=ends))
         assert cut is not None

@@ -113,7 +113,10 @@ def test_a_thick_form_is_found_whatever_halo_is_tried_first(tmp_path, monkeypatc
         found = measured(tmp_path, labels, spacing=(1.0, 1.0, 1.0), name=f"map-{halo}", max_mm=19.0)
         answers.append(read(found).tobytes())
     assert answers[1:] == answers[:1] * 3
-    assert found.maximum_mm > 16
+    assert found.maximum_mm == pytest.approx(16.34, abs=0.01)
+    assert measured(tmp_path, labels, spacing=(1.0, 1.0, 1.0), name="just", max_mm=16.4).maximum_mm == found.maximum_mm
+    with pytest.raises(UsageError, match="is thicker near"):
+        measured(tmp_path, labels, spacing=(1.0, 1.0, 1.0), name="too", max_mm=16.3)
 
 
 def oracle(path, labels, *, spacing, block):
