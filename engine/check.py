@@ -15,8 +15,10 @@ from engine.geometry.model_geometry import ModelGeometry
 from engine.geometry.receptive_field import AxisProgram
 from engine.geometry.tile_job import tile_jobs
 from engine.geometry.tiling import AxisTiling, legal_tile, shortest_tile
+from engine.models.card import card_of
 from engine.models.checks import check_dye
 from engine.models.culprit import check_determinism
+from engine.models.fitted import provisional
 from engine.models.forward import Forward, pick_device
 from engine.models.learn import blamed_on, example, learn
 from engine.models.load import Model, load_model
@@ -97,7 +99,10 @@ def check(
         ModelError: If it cannot be loaded or tiled; the submodule at fault is named, with the way out.
     """
     loaded = load_model(model, weights=weights)
-    with blamed_on(loaded.spec):
+    card = card_of(loaded.module)
+    if card is not None:
+        n_space, n_channels = n_space or card.n_space, n_channels or card.n_channels
+    with blamed_on(loaded.spec), provisional(loaded.module):  # what is fitted is fitted to a source
         tell("meeting the model")
         if n_space is None or n_channels is None:
             with on_its_own_grid(loaded.module):

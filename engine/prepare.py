@@ -5,11 +5,12 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from engine.errors import UsageError
+from engine.errors import PlanError, UsageError
 from engine.geometry.axes import Role, positions
 from engine.geometry.edges import Edge
 from engine.learnt import Learnt, Shaped, learn_model, timed
 from engine.memory import BASE_BYTES, available_bytes, n_cpus
+from engine.models.card import Card, card_of
 from engine.models.fitted import unfitted
 from engine.models.forward import free_device_bytes, pick_device
 from engine.models.learn import blamed_on, check_periodic
@@ -20,6 +21,7 @@ from engine.planner import Wishes, make_plan
 from engine.runtime.masking import Mask
 from engine.sight import at_resolution, sight
 from engine.storage.fingerprint import fingerprint
+from engine.storage.orientation import KEY
 from engine.storage.volume import Readable, open_volume
 
 MEMORY_SHARE = 0.6
@@ -98,6 +100,8 @@ def prepare(
     loaded = loaded.own() if unfitted(loaded.module) else loaded
     url = at_resolution(source, loaded, mpp=options.mpp)
     volume = open_volume(url, axes=options.axes)
+    card = card_of(loaded.module)
+    _check_orientation(card, volume)
     seen = sight(url, loaded, tissue=options.tissue, axes=options.axes, nan=options.nan, tell=tell)
     learnt = learnt_for(loaded, volume, options, tell=tell)
     tell("weighing tile and block shapes")
@@ -108,9 +112,25 @@ def prepare(
         check_periodic(loaded, learnt.geometry, names, wishes.edges or {})
     plan = make_plan(source_facts(volume, url), learnt.facts, learnt.geometry, learnt.cost, wishes)
     plan = timed(plan, loaded, wishes, device=learnt.device)
-    plan = replace(plan, model=replace(plan.model, constants=seen.constants))
+    notes = (*plan.notes, *(card.notes if card is not None else ()))
+    plan = replace(plan, model=replace(plan.model, constants=seen.constants), notes=notes)
     plan, mask = seen.on(plan)
     return Prepared(plan, loaded, volume, learnt.device, learnt.n_threads, mask)
+
+
+def _check_orientation(card: Card | None, volume: Readable) -> None:
+    """Refuse a scan whose axes point elsewhere than those that a model folder's network was trained on.
+
+    Raises:
+        PlanError: If they do, as both say.
+    """
+    wanted = card.orientation if card is not None else None
+    found = "".join(volume.attributes.get(KEY, {}).get("axcodes", ()))
+    if wanted and found and wanted != found:
+        raise PlanError(
+            f"the model was trained on scans whose x, y and z point to {wanted}, and those of '{volume.url}' point to "
+            f"{found}. Turn the scan first, as nibabel.as_closest_canonical does for RAS."
+        )
 
 
 def learnt_for(

@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -25,7 +26,7 @@ from monai.transforms import (
 from torch import nn
 from torch.nn import functional as F
 
-from engine.errors import EngineError, ModelError
+from engine.errors import EngineError, ModelError, PlanError
 from engine.geometry.axes import Axis, Role
 from engine.geometry.region import Region
 from engine.models.bundle import bundle
@@ -38,6 +39,7 @@ from engine.models.programs import load_torchscript
 from engine.models.resampled import Resampled
 from engine.models.specification import parse_spec
 from engine.models.turned import Turned, turned_layers
+from engine.prepare import Options, prepare
 from engine.run import run
 from engine.storage.create import create_volume
 from tests.oracle import plan_for, run_in_memory, whole_run
@@ -390,6 +392,13 @@ def test_a_bundle_of_two_dimensions_is_turned_too(tmp_path):
     assert wanted.std() > 0.05
 
 
+def turned(folder: Path, array: np.ndarray) -> str:
+    """Return a scan whose x points to the left."""
+    image = nibabel.Nifti1Image(array.T, np.diag([-1.0, 1.0, 1.0, 1.0]))
+    nibabel.save(image, folder / "turned.nii")
+    return str(folder / "turned.nii")
+
+
 def test_a_folder_is_a_model_specification_and_a_run_equals_the_whole(tmp_path, monkeypatch):
     before = [transform("NormalizeIntensityd", nonzero=True), {**SPACING, "pixdim": [1.3, 1.0, 1.5]}]
     path = folder(tmp_path / "spleen", before=before)
@@ -405,6 +414,8 @@ def test_a_folder_is_a_model_specification_and_a_run_equals_the_whole(tmp_path, 
     wanted = ours(bundle(path), array, spacing)
     assert (stored(tmp_path / "out.zarr") != wanted).mean() < 1e-3
     assert max(np.bincount(wanted.ravel())) < 0.9 * wanted.size
+    with pytest.raises(PlanError, match="point to RAS, and those of .* point to LAS"):
+        prepare(turned(tmp_path, array[0]), str(path), Options())
     config = path / "configs/inference.json"
     config.write_text(config.read_text().replace("1.3", "1.4"))
     assert load_model(str(path)).fingerprint != first.fingerprint

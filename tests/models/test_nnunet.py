@@ -14,6 +14,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch.nn import functional as F
 
+from engine.check import recommend
 from engine.errors import EngineError, ModelError
 from engine.geometry.axes import Axis, Role
 from engine.geometry.region import Region
@@ -415,6 +416,11 @@ def test_a_folder_is_a_model_specification_and_a_run_equals_the_whole(tmp_path, 
     wanted = labels_of(pipeline, logits_of(pipeline, array, spacing))
     assert (stored(tmp_path / "out.zarr") != wanted).mean() < 1e-3
     assert max(np.bincount(wanted.ravel())) < 0.9 * wanted.size
+    assert set(card_of(pipeline).notes) <= set(report.plan.notes)
+    found = recommend(str(path))  # what is fitted need not be, and the folder tells axes and channels
+    assert found.name == "windowed"
+    assert found.check.outputs[0].max_difference == 0
+    assert found.check.outputs[0].std > 0
     again = json.loads((path / "plans.json").read_text())
     again["plans_name"] = "another"
     (path / "plans.json").write_text(json.dumps(again))
