@@ -778,7 +778,7 @@ APART = [
 
 
 @pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning")
-@pytest.mark.parametrize("row", APART, ids=lambda row: row.name.replace(" ", "-"))
+@pytest.mark.parametrize("row", [*APART[:2], *(pytest.param(r, marks=pytest.mark.slow) for r in APART[2:])], ids=lambda row: row.name.replace(" ", "-"))
 def test_a_process_ends_with_one_line(row, place):
     command = row.command(place)
     before = place.contents()

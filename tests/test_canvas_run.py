@@ -93,7 +93,7 @@ def test_a_run_equals_the_module_over_the_whole_volume(volume, tmp_path, name, b
     assert report.plan.graph.n_blocks > 1 or block == BLOCKS[0]
 
 
-@pytest.mark.parametrize("name", ["windowed", "resampled", pytest.param("resampled and windowed", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["windowed", *(pytest.param(name, marks=pytest.mark.slow) for name in MAIN[1:])])
 def test_the_bits_do_not_depend_on_blocks_or_workers(volume, tmp_path, name, local_ray):
     tile = None if "window" in name else (24, 24, 24)
     found = []

@@ -127,7 +127,7 @@ def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
     return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
 
-@pytest.mark.parametrize("runner", ["serial", "ray"])
+@pytest.mark.parametrize("runner", [pytest.param("serial", marks=pytest.mark.slow), "ray"])
 def test_a_driver_killed_in_mid_run_goes_on_where_it_was(tmp_path, runner):
     source, out = field(tmp_path), tmp_path / "out.zarr"
     wanted = undisturbed(source, "tests.pipelines:slow", tmp_path)

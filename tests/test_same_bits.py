@@ -83,7 +83,7 @@ def _run(way: str, case, url: str, monkeypatch) -> Report:
             return engine.resume(url, runner=three_in_flight, n_certified=0)
 
 
-@pytest.mark.parametrize("case", [slide, scan])
+@pytest.mark.parametrize("case", [pytest.param(slide, marks=pytest.mark.slow), scan])
 def test_every_way_to_run_stores_the_same_bits(tmp_path, case, local_ray, monkeypatch):
     made = case(tmp_path)
     first = _run("one by one", made, str(tmp_path / "first.zarr"), monkeypatch)

@@ -234,6 +234,7 @@ def test_an_address_without_a_cluster_is_refused(diary):
     assert "refused: no Ray at '127.0.0.1:1'" in result.stdout
 
 
+@pytest.mark.slow  # tests/test_nothing_lost.py kills a driver too
 def test_a_killed_driver_leaves_a_whole_ledger_no_orphans_and_a_quiet_terminal(tmp_path):
     code = """
         import sys
