@@ -119,13 +119,14 @@ def numbers(value: Any) -> tuple[float, ...]:  # noqa: ANN401 -- whatever pydico
 
 
 def is_dicom(path: Path) -> bool:
-    """Say whether a file begins as DICOM files do."""
-    try:
-        with path.open("rb") as file:
-            file.seek(_MAGIC_AT)
-            return file.read(len(_MAGIC)) == _MAGIC
-    except OSError:
-        return False
+    """Say whether a file begins as DICOM files do.
+
+    Raises:
+        OSError: If it may not be read.
+    """
+    with path.open("rb") as file:
+        file.seek(_MAGIC_AT)
+        return file.read(len(_MAGIC)) == _MAGIC
 
 
 def is_slide(path: Path) -> bool:

@@ -255,7 +255,7 @@ def test_files_that_are_no_pictures_do_not_make_a_second_series(tmp_path):
     write_series(tmp_path / "ct", stored_values((1, 4, 4)), prefix="SR", Modality="SR", alter=report)
     volume = open_volume(str(tmp_path / "ct"))
     assert volume.shape == (12, 16, 20)
-    assert volume.notes == ("1 files of the folder are no DICOM, and were left out",)
+    assert volume.notes == ("left out, as no DICOM: notes.txt", "left out, as without pictures: SR0000")
 
 
 def test_a_slice_alone_has_its_thickness_as_step(tmp_path):
@@ -444,6 +444,30 @@ def test_a_damaged_frame_is_refused_or_decoded_and_never_ends_the_process(tmp_pa
             refusals.append(str(error))
     assert len(refusals) > 10
     assert all(paths[1].name in text for text in refusals)
+
+
+ENCODERS = {
+    "jpeg lossless": (lambda plane: imagecodecs.jpeg8_encode(plane, lossless=True, bitspersample=12), "1.2.840.10008.1.2.4.70"),
+    "jpeg-ls": JPEG_LS,
+    "jpeg 2000": (lambda plane: imagecodecs.jpeg2k_encode(plane, level=0), "1.2.840.10008.1.2.4.90"),
+}
+FRAMES = {
+    "cut": (lambda encode: lambda plane: encode(plane)[:-40], "stops before its end"),
+    "of fewer rows": (lambda encode: lambda plane: encode(plane[:9]), r"its frame is \(9, 20\), and its header says \(16, 20\)"),
+}
+
+
+@pytest.mark.parametrize("syntax", ENCODERS)
+@pytest.mark.parametrize("case", FRAMES)
+def test_a_frame_that_is_not_what_its_file_says_is_refused(tmp_path, syntax, case):
+    (encode, uid), (change, words) = ENCODERS[syntax], FRAMES[case]
+    paths = write_series(tmp_path / "ct")
+    encapsulated(paths, encode, uid)
+    assert np.array_equal(whole(open_volume(str(tmp_path / "ct"))), stored_values().astype(int) - 1024)
+    paths = write_series(tmp_path / "bad")
+    encapsulated(paths, change(encode), uid)
+    with pytest.raises(IngestError, match=words):
+        whole(open_volume(str(tmp_path / "bad")))
 
 
 def test_a_slice_that_is_gone_or_replaced_while_it_is_read_is_named(tmp_path):

@@ -114,6 +114,8 @@ def test_scans_on_one_grid_keep_their_voxels_and_their_dtype(tmp_path):
     mixed = joined(paths[0], write(tmp_path / "pet.nii", seed=5))
     assert mixed.dtype == np.dtype("float32")
     assert np.array_equal(whole(mixed)[0], whole(volume)[0])
+    moved = joined(paths[0], write(tmp_path / "t3.nii", OTHERS["shifted by half a voxel"], dtype="int16"))
+    assert moved.dtype == np.dtype("float32")
 
 
 def test_ct_and_pet_as_dicom_are_ingested_as_channels(tmp_path):
