@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float32]
 
+AT_ONCE = 2**15
+"""Points that are shifted together: so few that they stay near the processor."""
+
 
 def squared_distance(sites: NDArray[np.bool_], *, spacing: Sequence[float], reach: float) -> FloatArray:
     """Return the squared distance of each point to the nearest site, exact up to ``reach`` along each axis.
@@ -29,19 +32,30 @@ def squared_distance(sites: NDArray[np.bool_], *, spacing: Sequence[float], reac
     found = np.where(sites, np.float32(0), np.float32(np.inf))
     for axis, step in enumerate(spacing):
         found = _along(found, axis, step=step, n_most=min(int(reach / step), sites.shape[axis] - 1))
-    return found
+    return np.ascontiguousarray(found)
 
 
 def _along(squared: FloatArray, axis: int, *, step: float, n_most: int) -> FloatArray:
     """Return the least of each value and of those up to ``n_most`` points away, each with its own way added."""
-    source, found = np.moveaxis(squared, axis, 0), np.moveaxis(squared.copy(), axis, 0)
-    scratch = np.empty_like(source)
+    turned = np.moveaxis(squared, axis, 0)
+    lines = np.ascontiguousarray(turned).reshape(len(turned), -1)
+    found = lines.copy()
+    width = max(1, AT_ONCE // len(turned))
+    for start in range(0, lines.shape[1], width):
+        part = slice(start, start + width)
+        _shift(lines[:, part], found[:, part], step=step, n_most=n_most)
+    return np.moveaxis(found.reshape(turned.shape), 0, axis)
+
+
+def _shift(lines: FloatArray, found: FloatArray, *, step: float, n_most: int) -> None:
+    if np.isinf(lines.min()):
+        return
+    scratch = np.empty_like(lines)
     for n in range(1, n_most + 1):
         way = np.float32((n * step) ** 2)
         if n % 4 == 1 and way >= found.max():  # looking costs a fifth of a shift
             break
-        left = np.add(source[:-n], way, out=scratch[:-n])
-        np.minimum(found[n:], left, out=found[n:])
-        right = np.add(source[n:], way, out=scratch[:-n])
-        np.minimum(found[:-n], right, out=found[:-n])
-    return np.moveaxis(found, 0, axis)
+        before = np.add(lines[:-n], way, out=scratch[:-n])
+        np.minimum(found[n:], before, out=found[n:])
+        after = np.add(lines[n:], way, out=scratch[:-n])
+        np.minimum(found[:-n], after, out=found[:-n])
