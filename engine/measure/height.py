@@ -11,7 +11,7 @@ layer. So the walls of a rim do not count, which stand beside the layer and not 
     beneath   b b b b b b b b
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from math import ceil, hypot
 from typing import Any
@@ -29,8 +29,8 @@ from engine.measure.space import Space
 UP_OUT, UP_IN = 0.5, 0.65
 """Height that a step gains at least, as a share of its length, where it leads upward: out of the layer, and within it.
 
-Of an axis with any oblique direction, the nearest gains 0.58 or more; among the steps to all neighbours there is one
-that gains 0.85 or more, but at a wall half of them are outside."""
+Whichever way is up, a step along some axis gains 0.58 of its length or more, and a step to some neighbour 0.85 or more;
+less at a wall, where half of the neighbours are outside."""
 
 
 def layer_height(
@@ -58,15 +58,32 @@ def layer_height(
     for halo in halos(max_mm, steps):
         around = _height(space, near, beneath=beneath, reach=halo + 2 * max(steps))
         if (around[centre][borders] <= halo * ROUNDING).all():
-            break
-    height = np.where(borders, around[centre], np.float32(0))
-    if (highest := height.max()) > max_mm * ROUNDING:
-        place = np.argwhere(height == highest)[0] + core.start
-        raise UsageError(
-            f"a layer within {max_mm:g} mm of label {beneath} is looked for, and label {layer} of '{space.volume.url}' "
-            f"is farther from it at voxel {tuple(place.tolist())}. Give a larger --max-mm, or check the labels there."
-        )
-    leads_out, leads_on = np.zeros((2, *core.shape), np.bool_)
+            return _on_face(around, np.where(borders, around[centre], np.float32(0)), inside, outside, steps)
+    far = np.where(borders, around[centre], np.float32(0))
+    place = np.argwhere(far == far.max())[0] + core.start
+    raise UsageError(
+        f"a layer within {max_mm:g} mm of label {beneath} is looked for, and label {layer} of '{space.volume.url}' is "
+        f"farther from it at voxel {tuple(place.tolist())}. Give a larger --max-mm, or check the labels there."
+    )
+
+
+def _on_face(
+    around: FloatArray,
+    height: FloatArray,
+    inside: NDArray[np.bool_],
+    outside: NDArray[np.bool_],
+    steps: Sequence[float],
+) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """Return the height at the voxels on the outer face, and which are.
+
+    Args:
+        around: Height of each voxel, of the layer or not, with a margin of one.
+        height: Of the layer's voxels that have a neighbour outside, without the margin; else 0.
+        inside: Where the layer is, with the margin.
+        outside: Where neither it nor what lies beneath is, with the margin.
+        steps: Spacing.
+    """
+    leads_out, leads_on = np.zeros((2, *height.shape), np.bool_)
     for (way, there), (_, is_out), (_, is_in) in zip(
         _neighbours(around), _neighbours(outside), _neighbours(inside), strict=True
     ):
@@ -74,7 +91,7 @@ def layer_height(
         if sum(map(abs, way)) == 1:
             leads_out |= is_out & (there - height >= UP_OUT * step)
         leads_on |= is_in & (there - height >= UP_IN * step)
-    on_face = borders & leads_out & ~leads_on
+    on_face = (height > 0) & leads_out & ~leads_on
     return height * on_face, on_face
 
 

@@ -47,6 +47,21 @@ def local_thickness(space: Space, core: Region, *, layer: int, max_mm: float) ->
     """
     steps, ones = space.spacing_mm, (1,) * len(space.shape)
     near = core.grow(before=ones, after=ones)
+    around, mask, radii, reaching = _looked_at(space, near, layer=layer, max_mm=max_mm)
+    places, found = np.argwhere(reaching), radii[reaching]
+    order = np.argsort(found, kind="stable")
+    inner, inside = (box.shift([-a for a in around.start]) for box in (near, core))
+    thickness = painted(Centres(places[order], found[order]), inner, spacing=steps) * mask[inner.slices]
+    own, centre = 2 * centred_in(radii)[inside.slices], (slice(1, -1),) * len(ones)
+    on_ridge = mask[inside.slices] & (own >= RIDGE * maximum_filter(thickness, 3)[centre])
+    return np.ascontiguousarray(thickness[centre]), on_ridge
+
+
+def _looked_at(
+    space: Space, near: Region, *, layer: int, max_mm: float
+) -> tuple[Region, NDArray[np.bool_], FloatArray, NDArray[np.bool_]]:
+    """Return a box around another, the layer in it, the radius at its half steps, and where balls reach the other."""
+    steps = space.spacing_mm
     for halo in halos(max_mm, steps):
         ends = [ceil(halo / step) + 1 for step in steps]
         around = space.around(near.grow(before=ends, after=ends), margin=2)
@@ -55,20 +70,13 @@ def local_thickness(space: Space, core: Region, *, layer: int, max_mm: float) ->
         way = _way(around, near, steps)
         reaching = (radii > 0) & (way <= radii * ROUNDING) & (way <= max_mm / 2 * ROUNDING)
         if (radii[reaching] <= halo / 2 * ROUNDING).all():
-            break
-    places, found = np.argwhere(reaching), radii[reaching]
-    if found.max() > max_mm / 2 * ROUNDING:
-        place = (places[found.argmax()] - 1) // 2 + around.start
-        raise UsageError(
-            f"a layer of at most {max_mm:g} mm is looked for, and label {layer} of '{space.volume.url}' is thicker "
-            f"near voxel {tuple(place.tolist())}. Give a larger --max-mm, or check the labels there."
-        )
-    order = np.argsort(found, kind="stable")
-    inner, inside = (box.shift([-a for a in around.start]) for box in (near, core))
-    thickness = painted(Centres(places[order], found[order]), inner, spacing=steps) * mask[inner.slices]
-    own, centre = 2 * centred_in(radii)[inside.slices], (slice(1, -1),) * len(ones)
-    on_ridge = mask[inside.slices] & (own >= RIDGE * maximum_filter(thickness, 3)[centre])
-    return np.ascontiguousarray(thickness[centre]), on_ridge
+            return around, mask, radii, reaching
+    places = np.argwhere(reaching)
+    place = (places[radii[reaching].argmax()] - 1) // 2 + around.start
+    raise UsageError(
+        f"a layer of at most {max_mm:g} mm is looked for, and label {layer} of '{space.volume.url}' is thicker near "
+        f"voxel {tuple(place.tolist())}. Give a larger --max-mm, or check the labels there."
+    )
 
 
 def halos(max_mm: float, spacing: Sequence[float]) -> Iterator[float]:

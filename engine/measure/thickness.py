@@ -118,21 +118,8 @@ def thickness(
             raise UsageError(
                 f"a layer of label {layer} is wanted in '{labels_url}', and {there}. Name another label, or check them."
             )
-    return Thickness(
-        labels=labels_url,
-        layer=layer,
-        beneath=beneath,
-        map_url=map_url,
-        n_voxels=every.n,
-        n_measured=chosen.n,
-        minimum_mm=chosen.minimum,
-        percentile_5_mm=chosen.quantile(0.05),
-        median_mm=chosen.quantile(0.5),
-        mean_mm=chosen.mean,
-        percentile_95_mm=chosen.quantile(0.95),
-        maximum_mm=chosen.maximum,
-        volume_mean_mm=every.mean if beneath is None else None,
-    )
+    facts = {"labels": labels_url, "layer": layer, "beneath": beneath, "map_url": map_url}
+    return Thickness(**facts, **_statistics(every, chosen, is_local=beneath is None))  # type: ignore[arg-type]
 
 
 def save_thickness(path: Path, found: Thickness) -> None:
@@ -148,6 +135,20 @@ def save_thickness(path: Path, found: Thickness) -> None:
     else:
         csv.writer(text, lineterminator="\n").writerows([row.keys(), row.values()])
     written(path, lambda: path.write_text(text.getvalue(), encoding="utf-8"))
+
+
+def _statistics(every: Spread, chosen: Spread, *, is_local: bool) -> dict[str, Any]:
+    return {
+        "n_voxels": every.n,
+        "n_measured": chosen.n,
+        "minimum_mm": chosen.minimum,
+        "percentile_5_mm": chosen.quantile(0.05),
+        "median_mm": chosen.quantile(0.5),
+        "mean_mm": chosen.mean,
+        "percentile_95_mm": chosen.quantile(0.95),
+        "maximum_mm": chosen.maximum,
+        "volume_mean_mm": every.mean if is_local else None,
+    }
 
 
 def _filled(
