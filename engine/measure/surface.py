@@ -47,7 +47,10 @@ class SurfaceScore:
     hausdorff_mm: float | None
     """The greatest distance of any surface voxel, of either volume, to the other surface."""
     hd95_mm: float | None
-    """The 95th percentile of each direction's distances, and of the two the greater: MONAI's ``percentile=95``."""
+    """The 95th percentile of each direction's distances, and of the two the greater: MONAI's ``percentile=95``.
+
+    Between two unlike neighbours it is interpolated in float64, as NumPy does; MONAI rounds the rank to float32, and is
+    off by a few parts in a million there."""
     assd_mm: float | None
     """Average symmetric surface distance: the mean over the surface voxels of both."""
     mean_to_reference_mm: float | None
