@@ -43,7 +43,7 @@ def head(shape: Shape, spacing: Spacing) -> tuple[Scan, Labels]:
 def trunk(shape: Shape, spacing: Spacing) -> tuple[Scan, Labels]:
     """Return a CT of a trunk on a table in HU, and its labels: gas inside the body, and bone with its marrow.
 
-    A spine, ribs, gas in the bowel, lungs that come in from above; and what is no organ, though as bright or dark: a
+    A spine, ribs, gas in the bowel, the tips of the lungs; and what is no organ, though as bright or dark: a
     stone in a kidney, and the room.
     """
     z, y, x = millimetres(shape, spacing)
@@ -62,7 +62,7 @@ def trunk(shape: Shape, spacing: Spacing) -> tuple[Scan, Labels]:
     gas = np.zeros(shape, bool)
     for cx, cy, cz, wide, deep in bowel:
         gas |= ((x - cx) / wide) ** 2 + ((y - cy) / deep) ** 2 + ((z - cz) / 16) ** 2 < 1
-    gas |= (((np.abs(x) - 70) / 42) ** 2 + (y / 62) ** 2 + ((z - 95) / 60) ** 2 < 1) & ~ribs
+    gas |= (((np.abs(x) - 70) / 42) ** 2 + (y / 62) ** 2 + ((z - 145) / 60) ** 2 < 1) & ~ribs
     values[gas] = HU["gas"]
     values[bone] = HU["marrow"]
     values[cortex] = HU["cortex"]
