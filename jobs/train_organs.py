@@ -1,4 +1,4 @@
-"""The recipe of ``organ_unet.safetensors``: a minute or two of one CPU core, and the model card with what came out.
+"""The recipe of ``organ_unet.safetensors``: some minutes of one CPU core, and the model card with what came out.
 
     python jobs/train_organs.py [--scan totalsegmentator_example_ct.nii.gz]
 

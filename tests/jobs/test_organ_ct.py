@@ -14,8 +14,6 @@ import torch
 from safetensors.torch import load_file
 
 from engine.geometry.region import Region
-from engine.models.load import load_model
-from engine.models.trace import trace
 from engine.storage.volume import open_volume
 from tests.real_models import CT, real
 
@@ -63,12 +61,6 @@ def test_the_card_names_the_weights_by_size_and_hash():
     data = organ_unet.WEIGHTS.read_bytes()
     assert int(size.replace(",", "")) == len(data) < 2_000_000
     assert sha256 == hashlib.sha256(data).hexdigest()
-
-
-def test_the_halo_is_proved_from_the_graph_and_the_step_is_that_of_its_pools():
-    geometry = trace(load_model(organ_unet.network()).module, n_channels=1, n_space=3, dtype=torch.float32)
-    assert geometry.evidence == "proved"
-    assert [program.step for program in geometry.programs] == [2 ** (len(organ_unet.WIDTHS) - 1)] * 3
 
 
 def test_the_rule_of_the_labels_tells_gas_from_the_room_and_bone_from_a_stone():
@@ -124,6 +116,8 @@ def test_a_dicom_series_gets_labels_on_its_own_images_and_files_that_agree(tmp_p
     assert np.array_equal(voxels, hu[:, ::-1, ::-1])  # its columns and rows run to the left and to the back
     code, said = run(monkeypatch, capsys, tmp_path / "series", "--output", tmp_path / "out")
     assert code == 0, said
+    assert "exact, geometry proved" in said
+    assert f"jump {2 ** (len(organ_unet.WIDTHS) - 1)}" in said
     image = nibabel.load(tmp_path / "out" / "organs.nii.gz")
     found = np.asarray(image.dataobj).T
     wanted = whole(voxels, SPACING)
