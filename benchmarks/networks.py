@@ -75,7 +75,7 @@ def meshnet_twin() -> nn.Module:
 
 
 def meshnet_trained() -> nn.Module:
-    """Return brainchop's 'model11_gw_ae': scores of background, grey and white matter."""
+    """Return brainchop's 'model11_gw_ae': scores of background, white and grey matter."""
     return meshnet(TRAINED)
 
 

@@ -252,7 +252,7 @@ def card(rows: dict[str, list[float]], scan: Path, *, held: slice, truth: Labels
             "",
             "**What it is:** a demonstration, small enough to ship. It learnt to repeat rules that need a voxel's",
             "surroundings: gas is dark and *inside the skin* (the room is as dark), bone *hangs together with what is",
-            "bright, or is enclosed by it* (marrow is no brighter than a kidney), and specks (stones) are none.",
+            "bright, or is enclosed by it* (marrow is no brighter than a kidney), and specks (stones) are none: some it marks.",
             "",
             "**What it is not:** no radiologist taught it. It saw one patient and one scanner, abdomen and pelvis in",
             "axial planes, with a metal hip that it calls bone. It saw no head and only the tips of lungs: most of a",
