@@ -18,7 +18,7 @@ from pathlib import Path
 import nibabel
 import phantoms
 import torch
-from meshnet_weights import read_meshnet, turned
+from meshnet_weights import OWN_AXES, read_meshnet, turned
 from networks import MeshNet
 from scan_job import (
     DATA,
@@ -49,9 +49,6 @@ from engine.storage.readable import Readable
 from engine.storage.volume import open_volume
 
 T1 = DATA / "ct" / "t1_brain.nii.gz"
-OWN_AXES = "LIA"
-"""Where the networks' axes run to: they were trained on what FreeSurfer's mri_convert --conform writes."""
-
 SPACING, NEARLY = 1.0, 0.02
 """Millimetre per voxel that they were trained at, and the share by which a scan may differ and be taken as it is."""
 

@@ -19,6 +19,9 @@ from engine.errors import WeightsError
 
 ACTIVATIONS = {"relu": nn.ReLU, "elu": nn.ELU}
 
+OWN_AXES = "LIA"
+"""Where the networks' axes run to: they were trained on what FreeSurfer's mri_convert --conform writes."""
+
 OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))
 """Directions in the patient: right, left, anterior, posterior, superior, inferior."""
 

@@ -9,12 +9,17 @@ import pytest
 import torch
 from torch import nn
 
-from jobs.meshnet_weights import read_meshnet
+from jobs.meshnet_weights import OWN_AXES, read_meshnet, turned
 from jobs.networks import MeshNet, UNet
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
-MESHNETS = {"meshnet_model11_gw_ae": 255.0, "meshnet_model20chan3cls": 127.0}
-"""Trained networks, and the intensity of the real T1 that each wants as 1: its largest, or its 98th percentile."""
+MESHNETS = {"meshnet_model11_gw_ae": 255.0, "meshnet_model20chan3cls": 112.0}
+"""Trained networks, and the intensity of the real T1 that each wants as 1: its largest, or its 95th percentile.
+
+The least and the 5th percentile, which they want as 0, are 0 there.
+"""
+T1_AXES = "AIL"
+"""Where z, y and x of the real T1 run to: anterior, inferior, left."""
 
 SLIDE = "slide/CMU-1-Small-Region.svs"
 CT = "ct/totalsegmentator_example_ct.nii.gz"
@@ -44,10 +49,10 @@ class Labels(nn.Module):
 
 
 def meshnet(name: str) -> MeshNet:
-    """Return a trained MeshNet, its axes as it was trained; see :func:`jobs.meshnet_weights.read_meshnet`."""
+    """Return a trained MeshNet for the real T1 as it lies; see :func:`jobs.meshnet_weights.turned`."""
     arguments, state = read_meshnet(real(f"models/{name}"))
     network = MeshNet(**arguments, full=MESHNETS[name])
-    network.load_state_dict(state)
+    network.load_state_dict(turned(state, own=OWN_AXES, scan=T1_AXES))
     return network.eval()
 
 
