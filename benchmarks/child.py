@@ -60,11 +60,8 @@ def _whole(voxels: np.ndarray, network: torch.nn.Module, wanted: dict[str, Any])
 
 def _monai(voxels: np.ndarray, network: torch.nn.Module, wanted: dict[str, Any]) -> Callable[[], np.ndarray]:
     x = torch.from_numpy(voxels).reshape(1, wanted["n_channels"], *voxels.shape[-len(wanted["warm"]) :])
-    return lambda: _first(
-        sliding_window_inference(
-            x.to(torch.float32), wanted["roi"], 1, lambda tile: _tensor(network(tile)), wanted["overlap"], "gaussian"
-        )
-    )
+    how = (wanted["roi"], wanted.get("batch", 1), lambda tile: _tensor(network(tile)), wanted["overlap"], "gaussian")
+    return lambda: _first(sliding_window_inference(x.to(torch.float32), *how))
 
 
 def _dask(voxels: np.ndarray, network: torch.nn.Module, wanted: dict[str, Any]) -> Callable[[], np.ndarray]:
@@ -88,7 +85,7 @@ def _dask(voxels: np.ndarray, network: torch.nn.Module, wanted: dict[str, Any]) 
 
 def _ours(wanted: dict[str, Any]) -> None:
     """Run the engine, from Zarr to Zarr; what is timed lies between the first submit and the last receipt."""
-    options = Options(threads=N_THREADS, memory=wanted["memory"], pyramid=False)
+    options = Options(threads=N_THREADS, memory=wanted["memory"], pyramid=False, batch=wanted.get("batch"))
     prepared = prepare(wanted["source"], wanted["model"], options)
     with repeated(prepared, model=wanted["model"], options=options, runner=serial_runner) as run:
         for _ in range(wanted["rounds"]):

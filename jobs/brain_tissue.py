@@ -18,24 +18,13 @@ from pathlib import Path
 import nibabel
 import phantoms
 import torch
+from job import DATA, Clock, Row, answer, console, near
 from meshnet_weights import OWN_AXES, read_meshnet, turned
 from networks import MeshNet
-from scan_job import (
-    DATA,
-    Clock,
-    Row,
-    Segmented,
-    closing_rows,
-    console,
-    measured,
-    near,
-    opened,
-    segment,
-    written,
-)
+from scan_job import Segmented, closing_rows, measured, opened, segment, written
 from torch import nn
 
-from engine.errors import EngineError, UsageError
+from engine.errors import UsageError
 from engine.export.segments import Segment
 from engine.geometry.region import Region
 from engine.models.intensity import MinMax
@@ -90,14 +79,7 @@ NETWORKS = {
 
 def main() -> int:
     """Run the job; 0 if every block is stored and the certificate holds."""
-    asked = parse()
-    asked.output.mkdir(parents=True, exist_ok=True)
-    try:
-        show(asked)
-    except EngineError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return answer(show, parse())
 
 
 def parse() -> argparse.Namespace:

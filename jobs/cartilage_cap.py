@@ -11,26 +11,22 @@ reader measures there: that is left out, of the truth too.
 """
 
 import argparse
-import shutil
 import sys
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import cap_picture
 import numpy as np
 from cap_picture import Cap
+from job import Clock, answer, console, emptied
 from knee import BONE, CARTILAGE, NAMES, Knee
 from knee_scan import scanned, write_nifti, write_series
 from numpy.typing import NDArray
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from scipy.ndimage import binary_erosion, distance_transform_edt, label
 
-from engine.errors import EngineError
 from engine.export.dicom_seg import export_dicom_seg
 from engine.export.montage import montage
 from engine.export.nifti import export_nifti
@@ -64,38 +60,28 @@ SHARES = {"minimum": 0.0, "5th percentile": 0.05, "median": 0.5, "95th percentil
 
 CODES = {BONE: ("272673000", "SCT", "Bone"), CARTILAGE: ("61496007", "SCT", "Cartilage")}
 
-console = Console()
-
-
 def main() -> int:
     """Run the job; 0 if all is written and the seam certificate holds."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("cap-output"), help="folder to write to [cap-output]")
-    asked = parser.parse_args()
-    asked.output.mkdir(parents=True, exist_ok=True)
-    try:
-        show(asked.output)
-    except EngineError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return answer(show, parser.parse_args())
 
 
-def show(folder: Path) -> None:
+def show(asked: argparse.Namespace) -> None:
     """Make a knee, find its cap, measure it, and say how far from true that is."""
-    begin, grid = time.monotonic(), KNEE.grid(SHAPE, SPACING, tilt=TILT)
+    clock, folder, grid = Clock(), asked.output, KNEE.grid(SHAPE, SPACING, tilt=TILT)
     series, truth, found = (folder / name for name in ("knee-series", "true-labels.nii", "found.zarr"))
-    with stage("a knee"):
+    with clock.stage("a knee"):
         write_series(emptied(series), scanned(KNEE, grid), grid)
         write_nifti(emptied(truth), KNEE.labels(grid), grid)
         console.print(f"{series}: {SHAPE[0]} DICOM files; {truth}: what is true")
 
-    with stage("labels: the network on its own grid, block by block"), progress(console) as listener:
+    with clock.stage("labels: the network on its own grid, block by block"), progress(console) as listener:
         report = run(str(series), MODEL, str(emptied(found)), options=Options(), listener=listener)
         check_complete(report)
         largest_islands(label_map_of(str(found)), str(emptied(folder / "bone-and-cap.zarr")))
 
-    with stage("thickness of the cap over the bone"):
+    with clock.stage("thickness of the cap over the bone"):
         labels = {"true labels": str(truth), "network's labels": str(folder / "bone-and-cap.zarr")}
         heights, caps = {}, {}
         for short, (name, url) in zip(("true", "found"), labels.items(), strict=True):
@@ -104,14 +90,14 @@ def show(folder: Path) -> None:
             thickness_picture.draw(emptied(own.with_suffix(".png")), heights[name])
             caps[name] = without_rim(url, str(own))
 
-    with stage("what a radiologist opens"):
+    with clock.stage("what a radiologist opens"):
         exported = export(folder, series, labels["network's labels"])
         cap_picture.draw(folder / "thickness.png", KNEE, grid, caps, rim=RIM)
         for path in (*exported, folder / "thickness.png"):
             console.print(f"{path}: {path.stat().st_size:,} bytes")
 
     console.print(thickness_table(caps))
-    for line in summary(report, labels, caps, seconds=time.monotonic() - begin):
+    for line in summary(report, labels, caps, clock=clock):
         console.print(line)
     least = ", ".join(f"{found.minimum_mm:.2f} mm on the {name}" for name, found in heights.items())
     console.print(f"With its rim, the least thickness is {least}.")
@@ -193,7 +179,7 @@ def quantile(values: NDArray[np.float64], share: float, weights: NDArray[np.floa
     return float(values[order][min(np.searchsorted(below, share * below[-1] * (1 - 1e-12)), len(values) - 1)])
 
 
-def summary(report: Report, labels: Mapping[str, str], caps: Mapping[str, Cap], *, seconds: float) -> list[str]:
+def summary(report: Report, labels: Mapping[str, str], caps: Mapping[str, Cap], *, clock: Clock) -> list[str]:
     """Return what was done, in lines; the headline is the first."""
     truth, found = labels.values()
     scores = measure(truth, found, labels=list(NAMES), names=NAMES, tolerance_mm=max(SPACING))
@@ -210,7 +196,7 @@ def summary(report: Report, labels: Mapping[str, str], caps: Mapping[str, Cap], 
             for row in scores.rows
         ),
         f"Seams: {seams.n_different:,} of {seams.n_voxels:,} labels changed in {certificate.n_tiles} recomputed tiles.",
-        f"{seconds:.0f} s in all, {format_bytes(report.summary.peak_rss_bytes)} at the most.",
+        f"Seconds: {clock.told}; {format_bytes(report.summary.peak_rss_bytes)} at the most.",
     ]
 
 
@@ -218,23 +204,6 @@ def errors(cap: Cap) -> list[float]:
     """Return by how many millimetres minimum, median and maximum of a cap are off."""
     values, weights = KNEE.face(rim=RIM)
     return [quantile(cap.thickness, share) - quantile(values, share, weights) for share in (0.0, 0.5, 1.0)]
-
-
-@contextmanager
-def stage(name: str) -> Iterator[None]:
-    """Say that a stage begins, and how long it took."""
-    console.print(f"\n[bold]{name}[/bold]")
-    begin = time.monotonic()
-    yield
-    console.print(f"[dim]{time.monotonic() - begin:.1f} s[/dim]")
-
-
-def emptied(path: Path) -> Path:
-    """Return the path, with what a former run left there removed."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    path.unlink(missing_ok=True)
-    return path
 
 
 if __name__ == "__main__":

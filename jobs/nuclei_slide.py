@@ -8,21 +8,14 @@ card, ``nuclei_unet.md``, says what it is and is not. A second run keeps the sli
 """
 
 import argparse
-import shutil
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from os.path import relpath
 from pathlib import Path
 
 import overview
 import tissue
+from job import Clock, Row, answer, console, emptied, near
 from real_slide import real_slide
-from rich.console import Console
 
-from engine.errors import EngineError
 from engine.memory import format_bytes, n_cpus
 from engine.objects.find import ObjectsReport
 from engine.objects.recipe import Method, ObjectClass, Recipe
@@ -51,34 +44,9 @@ RECIPE = Recipe(
 )
 """Touching nuclei are parted; what is smaller than a lymphocyte's half is left out."""
 
-console = Console()
-
-
-@dataclass
-class Clock:
-    """Seconds per stage, in order."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Say that a stage begins, and note how long it took."""
-        console.print(f"\n[bold]{len(self.seconds) + 1}. {name}[/bold]")
-        begin = time.monotonic()
-        yield
-        self.seconds[name] = time.monotonic() - begin
-
-
 def main() -> int:
     """Run the job; 0 if every block is stored and the certificate holds."""
-    asked = parse()
-    asked.output.mkdir(parents=True, exist_ok=True)
-    try:
-        show(asked)
-    except EngineError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return answer(show, parse())
 
 
 def parse() -> argparse.Namespace:
@@ -162,14 +130,6 @@ def slide_of(asked: argparse.Namespace) -> Path:
     return path
 
 
-def emptied(path: Path) -> Path:
-    """Return the path, with what a former run left there removed."""
-    if path.exists():
-        console.print(f"the former {near(path)} is replaced")
-        shutil.rmtree(path)
-    return path
-
-
 def closing_rows(
     clock: Clock,
     prepared: Prepared,
@@ -178,19 +138,18 @@ def closing_rows(
     objects: ObjectsReport,
     findings: overview.Findings,
     corner: overview.Corner,
-) -> list[tuple[str, str]]:
+) -> list[Row]:
     """Return what was done, as pairs of what and how much; the headline is the last."""
     plan, summary, certificate = prepared.plan, report.summary, report.certificate
     assert certificate is not None
     before, after = plan.geometry.programs[0].widest_halo
     probability, label = certificate.outputs["probability"], certificate.outputs["label"]
-    stages = ", ".join(f"{name.split(':')[0].split(',')[0]} {seconds:.1f}" for name, seconds in clock.seconds.items())
     tile, size = (" x ".join(f"{n:,}" for n in shape) for shape in (plan.tile_shape, prepared.source.shape[1:]))
     return [
         ("slide", f"{size} pixels of {prepared.source.axes[-1].spacing:g} um, read from the scanner's file"),
         ("left out", left_out(plan, summary.n_tiles)),
         ("cut into", f"{plan.graph.n_blocks:,} blocks, tiles of {tile}, halo {before} + {after} voxels"),
-        ("seconds", f"{stages}; in all {sum(clock.seconds.values()):.1f}"),
+        ("seconds", clock.told),
         ("peak memory", f"{format_bytes(summary.peak_rss_bytes)} of the largest worker"),
         ("found", f"{objects.n_objects:,} nuclei, {findings.nuclear_share:.1%} of the tissue"),
         ("without a halo", f"probability wrong by up to {corner.difference_without_halo:.2g} at the corner drawn"),
@@ -221,12 +180,6 @@ def next_lines(result: Path, slide: Path) -> str:
     ]
     width = max(len(command) for command, _ in lines)
     return "\n".join(f"  {command:{width}}  # {what}" for command, what in lines)
-
-
-def near(path: Path) -> str:
-    """Return a path as one would type it here."""
-    short = relpath(path)
-    return str(path.absolute()) if short.startswith("..") else short
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ import sys
 from pathlib import Path
 
 import phantoms
+from job import DATA, Clock, answer, console, emptied, near
 from organ_unet import BONE, GAS, SPACING
-from scan_job import DATA, Clock, Segmented, closing_rows, console, emptied, measured, near, opened, segment, written
+from scan_job import Segmented, closing_rows, measured, opened, segment, written
 
-from engine.errors import EngineError
 from engine.export.segments import Segment
 from engine.prepare import Options
 from engine.show import print_rows
@@ -41,14 +41,7 @@ PHANTOM = ((64, 112, 144), (3.0, 2.5, 2.5))
 
 def main() -> int:
     """Run the job; 0 if every block is stored and the certificate holds."""
-    asked = parse()
-    asked.output.mkdir(parents=True, exist_ok=True)
-    try:
-        show(asked)
-    except EngineError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return answer(show, parse())
 
 
 def parse() -> argparse.Namespace:

@@ -4,15 +4,11 @@
 """
 
 import csv
-import shutil
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from os.path import relpath
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
+from job import Clock, Row, console, emptied, near
 from rich.markup import escape
 from torch import nn
 
@@ -32,35 +28,8 @@ from engine.storage.readable import Readable
 from engine.storage.source_url import parse_source
 from engine.storage.volume import open_volume
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-"""Real scans and trained networks, where there are any: beside the repository."""
-
 N_CERTIFIED = 4
 """Tiles recomputed for the seam certificate."""
-
-Row = tuple[str, str]
-console = Console()
-
-
-@dataclass
-class Clock:
-    """Seconds per stage, in order."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Say that a stage begins, and note how long it took."""
-        console.print(f"\n[bold]{len(self.seconds) + 1}. {name}[/bold]")
-        begin = time.monotonic()
-        yield
-        self.seconds[name] = time.monotonic() - begin
-
-    @property
-    def told(self) -> str:
-        """The stages and their sum, in a line."""
-        parts = [f"{name.split(':')[0].split(',')[0]} {seconds:.1f}" for name, seconds in self.seconds.items()]
-        return f"{', '.join(parts)}; in all {sum(self.seconds.values()):.1f}"
 
 
 @dataclass(frozen=True)
@@ -177,17 +146,3 @@ def closing_rows(
             "a shifted grid",
         ),
     ]
-
-
-def emptied(path: Path) -> Path:
-    """Return the path, with what a former run left there removed."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    path.unlink(missing_ok=True)
-    return path
-
-
-def near(path: Path) -> str:
-    """Return a path as one would type it here."""
-    short = relpath(path)
-    return str(path.absolute()) if short.startswith("..") else short

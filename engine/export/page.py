@@ -25,6 +25,9 @@ _GAP, _EDGE = 0.06, 0.25
 _TOP, _ROW, _LETTER = 0.75, 0.24, 0.088
 """Inches of the title, of a row in the legend, of a letter in it."""
 _MOST_NAMED = 40
+INSIDE = 0.85
+"""How far a contour lies towards its own voxels: those of two labels that touch are both seen."""
+
 _EDGES = (
     (0.02, 0.5, "left", "center"),
     (0.98, 0.5, "right", "center"),
@@ -140,7 +143,7 @@ def _draw_tile(axes: Axes, page: Page, tile: Tile, *, has_ruler: bool) -> None:
         interpolation="bilinear",
     )
     for label in np.unique(tile.labels[tile.labels != 0]):
-        contours = outline(tile.labels == label, page.spacing)
+        contours = outline(tile.labels == label, page.spacing, level=INSIDE)
         lines = LineCollection(contours, colors=[colour(int(label))], linewidths=1.0)
         lines.set_path_effects([Stroke(linewidth=1.8, foreground="#000000", alpha=0.5), Normal()])
         axes.add_collection(lines, autolim=False)
@@ -153,12 +156,20 @@ def _draw_tile(axes: Axes, page: Page, tile: Tile, *, has_ruler: bool) -> None:
         _draw_ruler(axes, page.size)
 
 
-def outline(mask: NDArray[np.bool_], spacing: tuple[float, float]) -> list[NDArray[np.float64]]:
-    """Return the closed contours of a mask in millimetres (x, y), half way between its voxels and the others."""
+def outline(
+    mask: NDArray[np.bool_], spacing: tuple[float, float], *, level: float = 0.5
+) -> list[NDArray[np.float64]]:
+    """Return the closed contours of a mask in millimetres (x, y), half way between its voxels and the others.
+
+    Args:
+        mask: (y, x).
+        spacing: Millimetre per voxel.
+        level: Where between the others (0) and its own voxels (1).
+    """
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     top, left = int(rows[0]), int(columns[0])
     inner = np.pad(mask[top : rows[-1] + 1, left : columns[-1] + 1], 1).astype(np.float32)
-    found = find_contours(inner, 0.5)
+    found = find_contours(inner, level)
     corner = np.array([top - 0.5, left - 0.5])  # half a voxel for its centre, less the one that was padded
     return [((line + corner) * spacing)[:, ::-1] for line in found]
 
