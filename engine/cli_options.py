@@ -10,7 +10,7 @@ import typer
 from engine.collection.batch import RunnerMaker as PoolMaker
 from engine.collection.batch import serial_pool
 from engine.errors import PlanError, UsageError
-from engine.geometry.edges import Edge, EdgeKind
+from engine.geometry.edges import FOLDS, Edge, EdgeKind
 from engine.memory import parse_bytes
 from engine.objects.find import RunnerMaker as PassMaker
 from engine.plan_json import plan_from_json
@@ -51,7 +51,9 @@ Block = Annotated[str | None, typer.Option(help="Input voxels of a block per spa
 Batch = Annotated[int | None, typer.Option(help="Tiles in one call of the model.")]
 EdgeRules = Annotated[
     list[str] | None,
-    typer.Option("--edge", help="AXIS=model|wrap|reflect|constant[:VALUE]|pole:AROUND; repeat per axis."),
+    typer.Option(
+        "--edge", help="AXIS=model|wrap|reflect|constant[:VALUE]|pole:AROUND|fold:AROUND:KIND; repeat per axis."
+    ),
 ]
 Nan = Annotated[str, typer.Option(help="What NaN in a floating source means: refuse or keep.")]
 Tissue = Annotated[
@@ -202,9 +204,15 @@ def _edge(rule: str) -> tuple[str, Edge]:
             ) from error
     if kind is EdgeKind.POLE and not detail:
         raise UsageError(f"--edge {rule} must name the axis that the pole rolls. Write {axis}=pole:lon for longitude.")
-    if colon and kind is not EdgeKind.POLE:
+    if kind is EdgeKind.FOLD and detail.partition(":")[2] not in FOLDS:
+        raise UsageError(
+            f"--edge {rule} must name the axis that the fold mirrors, and one of {', '.join(FOLDS)}: its pivot, and "
+            f"the points where the values lie. Write {axis}=fold:x:T-T."
+        )
+    if colon and kind not in (EdgeKind.POLE, EdgeKind.FOLD):
         raise UsageError(f"--edge {axis}={name} takes no value, not '{detail}'. Write {axis}={name}.")
-    return axis, Edge(kind, around=detail or None)
+    around, _, fold = detail.partition(":")
+    return axis, Edge(kind, around=around or None, fold=fold or None)
 
 
 def json_saved(path: Path, value: object) -> None:

@@ -4,9 +4,10 @@ asked    [-3 ................. 11)         of an axis of 8
 wrap      5 6 7 | 0 1 2 3 4 5 6 7 | 0 1 2
 reflect   3 2 1 | 0 1 2 3 4 5 6 7 | 6 5 4
 pole      2 1 0 | 0 1 2 3 4 5 6 7 | 7 6 5   rolled half way round the other axis
+fold      . . . | 0 1 2 3 4 5 6 7 | 7 6 5   the other axis mirrored; a constant before the first row
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise, product
@@ -33,6 +34,17 @@ class EdgeKind(StrEnum):
     POLE = "pole"
     """Rows beyond a pole are the rows before it, seen from half way round the ``around`` axis."""
 
+    FOLD = "fold"
+    """Rows beyond the last are the rows before it, the ``around`` axis mirrored: a tripolar ocean grid's north."""
+
+
+FOLDS: Mapping[str, tuple[int, int]] = {
+    "T-T": (1, 0), "T-U": (1, -1), "T-V": (2, 0), "T-F": (2, -1),
+    "F-T": (0, -1), "F-U": (0, -2), "F-V": (1, -1), "F-F": (1, -2),
+}  # fmt: skip
+"""By the pivot of a fold, and the points of its cells where the values lie: how many of the last rows have no image
+beyond, and s, where the image of column i is column s - i. As in NEMO's ``lbcnfd`` (T: jperio 4, F: jperio 6)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Edge:
@@ -40,13 +52,15 @@ class Edge:
 
     kind: EdgeKind = EdgeKind.MODEL
     value: float = 0.0
-    """What surrounds the volume where ``kind`` is constant, in the source's units."""
+    """What surrounds the volume where ``kind`` is constant, and lies before the first row of a fold."""
     around: str | None = None
-    """The periodic axis that a pole rolls half way; wanted by ``pole`` only."""
+    """The periodic axis that a pole rolls half way and a fold mirrors; wanted by these only."""
     has_pole_rows: tuple[bool, bool] = (False, False)
     """Whether the first and last row lie on the pole itself, and so must not be repeated."""
     odd_channels: tuple[int, ...] = ()
-    """Channels that change sign across a pole: the components of vectors."""
+    """Channels that change sign across a pole or a fold: the components of vectors."""
+    fold: str | None = None
+    """Which of :data:`FOLDS`; wanted by ``fold`` only."""
 
 
 MODEL_EDGE = Edge()
@@ -62,7 +76,7 @@ class Segment:
     """Half-open source interval; for a constant, a stretch of as many voxels and no meaning."""
     is_reversed: bool = False
     is_crossed: bool = False
-    """Seen across a pole: roll the ``around`` axis half way, and turn the sign of odd channels."""
+    """Seen across a pole or a fold: roll or mirror the ``around`` axis, and turn the sign of odd channels."""
     is_constant: bool = False
 
     @property
@@ -99,6 +113,8 @@ def segments(edge: Edge, *, size: int, start: int, stop: int) -> list[Segment]:
     """
     if edge.kind is EdgeKind.CONSTANT:
         return list(_constant_segments(size, start, stop))
+    if edge.kind is EdgeKind.FOLD:
+        return list(_fold_segments(edge, size, start, stop))
     found: list[Segment] = []
     position = start
     while position < stop:
@@ -111,10 +127,23 @@ def segments(edge: Edge, *, size: int, start: int, stop: int) -> list[Segment]:
 
 
 def _constant_segments(size: int, start: int, stop: int) -> Iterator[Segment]:
-    cuts = [start, *sorted({min(max(cut, start), stop) for cut in (0, size)} - {start, stop}), stop]
-    for low, high in pairwise(cuts):
-        if high > low:
-            yield Segment(low - start, (low, high), is_constant=high <= 0 or low >= size)
+    for low, high in _cut(start, stop, (0, size)):
+        yield Segment(low - start, (low, high), is_constant=high <= 0 or low >= size)
+
+
+def _fold_segments(edge: Edge, size: int, start: int, stop: int) -> Iterator[Segment]:
+    seam = 2 * size - FOLDS[edge.fold or ""][0]
+    for low, high in _cut(start, stop, (0, size, seam)):
+        if size <= low < seam:
+            yield Segment(low - start, (seam - high, seam - low), is_reversed=True, is_crossed=True)
+        else:
+            yield Segment(low - start, (low, high), is_constant=not 0 <= low < size)
+
+
+def _cut(start: int, stop: int, places: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield the stretches of ``[start, stop)`` between these places."""
+    cuts = [start, *sorted({min(max(cut, start), stop) for cut in places} - {start, stop}), stop]
+    return ((low, high) for low, high in pairwise(cuts) if high > low)
 
 
 def _locate(edge: Edge, *, size: int, position: int) -> tuple[int, bool, bool, int]:
@@ -149,20 +178,20 @@ def pieces(edges: Sequence[Edge], *, names: Sequence[str], shape: Sequence[int],
         read: What is asked for; it may leave the volume on any side.
 
     Raises:
-        EdgeError: If a pole's ``around`` axis is missing or has an odd number of columns.
+        EdgeError: If the ``around`` axis of a pole or a fold is missing, or a pole's has an odd number of columns.
     """
     spans = [
         segments(edge, size=n, start=a, stop=b)
         for edge, n, a, b in zip(edges, shape, read.start, read.stop, strict=True)
     ]
-    arounds = {axis: _around(edges, names, shape, axis=axis) for axis in _pole_axes(edges)}
+    arounds = {axis: _around(edges, names, shape, axis=axis) for axis in _crossed_axes(edges)}
     for combination in product(*spans):
         crossed = [axis for axis in arounds if combination[axis].is_crossed]
         if not crossed:
             yield _piece(combination, is_odd=False)
             continue
         around = arounds[crossed[0]]
-        for segment in _rolled(combination[around], n_columns=shape[around]):
+        for segment in _seen_across(edges[crossed[0]], combination[around], n_columns=shape[around]):
             parts = (*combination[:around], segment, *combination[around + 1 :])
             yield _piece(parts, is_odd=True)
 
@@ -176,11 +205,16 @@ def check_edges(edges: Sequence[Edge], *, names: Sequence[str], shape: Sequence[
         shape: The source's voxels per space axis.
 
     Raises:
-        EdgeError: If a pole's ``around`` axis is missing, is its own, or has an odd number of columns, or an axis is
-            too short to be mirrored.
+        EdgeError: If the ``around`` axis of a pole or a fold is missing or its own, that of a pole has an odd number of
+            columns, a fold is unknown, or an axis is too short to be mirrored.
     """
-    for axis in _pole_axes(edges):
+    for axis in _crossed_axes(edges):
         _around(edges, names, shape, axis=axis)
+        if edges[axis].kind is EdgeKind.FOLD and edges[axis].fold not in FOLDS:
+            raise EdgeError(
+                f"the fold on axis '{names[axis]}' must be one of {', '.join(FOLDS)} (its pivot, and the points where "
+                f"the values lie), not {edges[axis].fold}. Write {names[axis]}=fold:{edges[axis].around}:T-T."
+            )
     for edge, name, size in zip(edges, names, shape, strict=True):
         if edge.kind in (EdgeKind.REFLECT, EdgeKind.POLE):
             try:
@@ -189,21 +223,21 @@ def check_edges(edges: Sequence[Edge], *, names: Sequence[str], shape: Sequence[
                 raise EdgeError(f"axis '{name}' cannot keep edge '{edge.kind}': {error}") from error
 
 
-def _pole_axes(edges: Sequence[Edge]) -> list[int]:
-    return [i for i, edge in enumerate(edges) if edge.kind is EdgeKind.POLE]
+def _crossed_axes(edges: Sequence[Edge]) -> list[int]:
+    return [i for i, edge in enumerate(edges) if edge.kind in (EdgeKind.POLE, EdgeKind.FOLD)]
 
 
 def _around(edges: Sequence[Edge], names: Sequence[str], shape: Sequence[int], *, axis: int) -> int:
-    """Return which axis the pole on ``axis`` rolls."""
+    """Return which axis the pole or fold on ``axis`` rolls or mirrors."""
     edge = edges[axis]
     if edge.around not in names or edge.around == names[axis]:
         others = [name for name in names if name != names[axis]]
         raise EdgeError(
-            f"the pole on axis '{names[axis]}' must name the axis it rolls, not {edge.around}: one of {others}. "
-            f"Write {names[axis]}=pole:{others[0] if others else 'lon'}."
+            f"the {edge.kind} on axis '{names[axis]}' must name the axis it goes round, not {edge.around}: one of "
+            f"{others}. Write {names[axis]}={edge.kind}:{others[0] if others else 'lon'}."
         )
     around = names.index(edge.around)
-    if shape[around] % 2:
+    if edge.kind is EdgeKind.POLE and shape[around] % 2:
         raise EdgeError(
             f"axis '{edge.around}' must have an even number of columns to cross a pole on '{names[axis]}', "
             f"not {shape[around]}. Regrid it, or use another edge."
@@ -211,15 +245,21 @@ def _around(edges: Sequence[Edge], names: Sequence[str], shape: Sequence[int], *
     return around
 
 
-def _rolled(plain: Segment, *, n_columns: int) -> Iterator[Segment]:
-    """Yield what lands where ``plain`` lands, taken from half way round."""
+def _seen_across(edge: Edge, plain: Segment, *, n_columns: int) -> Iterator[Segment]:
+    """Yield what lands where ``plain`` lands, seen across a pole or a fold."""
     if plain.is_constant:
         yield plain
         return
-    start, stop = (column + n_columns // 2 for column in plain.source)
+    start, stop = plain.source
+    is_reversed = plain.is_reversed
+    if edge.kind is EdgeKind.POLE:
+        start, stop = start + n_columns // 2, stop + n_columns // 2
+    else:
+        mirror = FOLDS[edge.fold or ""][1]
+        start, stop, is_reversed = mirror - stop + 1, mirror - start + 1, not is_reversed
     for part in segments(Edge(EdgeKind.WRAP), size=n_columns, start=start, stop=stop):
-        along = plain.length - part.target - part.length if plain.is_reversed else part.target
-        yield Segment(plain.target + along, part.source, plain.is_reversed)
+        along = plain.length - part.target - part.length if is_reversed else part.target
+        yield Segment(plain.target + along, part.source, is_reversed)
 
 
 def _piece(parts: Sequence[Segment], *, is_odd: bool) -> Piece:

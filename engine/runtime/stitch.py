@@ -87,7 +87,7 @@ def read_region(plan: Plan, volume: Readable, items: Region, read: Region) -> np
 def _fill(plan: Plan, volume: Readable, items: Region, piece: Piece, block: np.ndarray) -> None:
     target = block[(slice(None), slice(None), *piece.target.slices)]
     if piece.source is None:
-        target[...] = next(tiling.edge.value for tiling in plan.tilings if tiling.edge.kind == "constant")
+        target[...] = next(tiling.edge.value for tiling in plan.tilings if tiling.edge.kind in ("constant", "fold"))
         return
     voxels = _read_source(plan, volume, items, piece.source)
     target[...] = np.flip(voxels, tuple(2 + i for i, is_flipped in enumerate(piece.flips) if is_flipped))

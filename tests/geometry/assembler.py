@@ -10,7 +10,7 @@ def assemble(source, edges, *, names, read, odd=()):
 
     Each piece is read, flipped, its odd channels negated, and put where it lands; no voxel twice.
     """
-    constant = next((edge.value for edge in edges if edge.kind == "constant"), 0.0)
+    constant = next((edge.value for edge in edges if edge.kind in ("constant", "fold")), 0.0)
     found = np.full((len(source), *read.shape), constant, dtype=source.dtype)
     n_filled = np.zeros(read.shape, dtype=int)
     for piece in pieces(edges, names=names, shape=source.shape[1:], read=read):

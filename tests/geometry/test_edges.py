@@ -117,6 +117,37 @@ def test_a_read_over_the_poles_equals_a_walk_over_them(shape, has_pole_rows, hal
     np.testing.assert_array_equal(found, oracle)
 
 
+def lifted(points, row, column):
+    """Return where a value of that row and column lies, in cells: T in the middle, U and V on the sides, F in the corner."""
+    return row + (points in "VF") / 2, column + (points in "UF") / 2
+
+
+@given(
+    pivot=st.sampled_from("TF"),
+    points=st.sampled_from("TUVF"),
+    shape=st.tuples(st.integers(3, 5), st.integers(2, 7)),
+    halo=st.tuples(*[st.integers(0, 9)] * 4),
+)
+def test_a_read_over_a_tripolar_fold_takes_the_values_that_lie_half_a_turn_about_its_pivot(pivot, points, shape, halo):
+    n_rows, n_columns = shape
+    fold = Edge(EdgeKind.FOLD, value=-7.0, around="x", odd_channels=(1,), fold=f"{pivot}-{points}")
+    about = lifted(pivot, n_rows - 1, 0 if pivot == "T" else -1)
+    source = volume(2, *shape)
+    oracle = np.full((2, halo[0] + n_rows + halo[1], halo[2] + n_columns + halo[3]), -7.0)
+    for i, j in np.ndindex(oracle.shape[1:]):
+        row, column = i - halo[0], j - halo[2]
+        if 0 <= row < n_rows:
+            oracle[:, i, j] = source[:, row, column % n_columns]
+        elif row >= n_rows:
+            y, x = (2 * c - at for c, at in zip(about, lifted(points, row, column), strict=True))
+            y0, x0 = lifted(points, 0, 0)
+            if y >= y0:
+                oracle[:, i, j] = source[:, int(y - y0), int(x - x0) % n_columns] * (1, -1)
+    read = Region((-halo[0], -halo[2]), (n_rows + halo[1], n_columns + halo[3]))
+    found = assemble(source, [fold, Edge(EdgeKind.WRAP)], names=["y", "x"], read=read, odd=fold.odd_channels)
+    np.testing.assert_array_equal(found, oracle)
+
+
 @given(
     kind=padded_kinds, has_pole_rows=st.tuples(st.booleans(), st.booleans()), halo=st.tuples(*[st.integers(0, 9)] * 4)
 )
@@ -144,8 +175,8 @@ def test_a_vector_turns_its_sign_at_one_pole_and_back_at_the_other():
     [
         # half way round five columns lies between two of them
         ([Edge(EdgeKind.POLE, around="lon"), Edge(EdgeKind.WRAP)], (4, 5), "even number of columns"),
-        ([Edge(EdgeKind.POLE), Edge(EdgeKind.WRAP)], (4, 6), "must name the axis it rolls, not None"),
-        ([Edge(EdgeKind.POLE, around="x"), Edge(EdgeKind.WRAP)], (4, 6), "must name the axis it rolls, not x"),
+        ([Edge(EdgeKind.POLE), Edge(EdgeKind.WRAP)], (4, 6), "must name the axis it goes round, not None"),
+        ([Edge(EdgeKind.POLE, around="x"), Edge(EdgeKind.WRAP)], (4, 6), "must name the axis it goes round, not x"),
         ([Edge(EdgeKind.REFLECT), Edge()], (1, 6), "too short to be mirrored"),  # nothing beside the border voxel
         ([Edge(), Edge()], (1, 6), "too short to be mirrored"),  # the far extension of a model edge
         # two pole rows and nothing between them
