@@ -78,7 +78,8 @@ def adopt(
                 "Restore what it is made from, or start a new run."
             )
         mask = Mask(plan, cells)
-    return Prepared(plan, loaded, volume, pick_device(options.device), threads_of(options, plan.n_workers), mask)
+    n_threads = threads_of(options, plan.n_workers)
+    return Prepared(plan, loaded, volume, pick_device(options.device), n_threads, mask, options.axes)
 
 
 def _check_free(options: Options) -> None:

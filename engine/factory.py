@@ -1,6 +1,6 @@
 """Makes the worker inside its own process: what an actor is sent instead of an open model and open files."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -16,7 +16,8 @@ from engine.runtime.worker import BlockWorker, Stages
 from engine.storage.arrays import configure_codecs
 from engine.storage.cells import read_cells
 from engine.storage.output import WANTED, open_output
-from engine.storage.volume import open_volume
+from engine.storage.source_url import parse_source
+from engine.storage.volume import Readable, open_volume
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,21 @@ def open_worker(
     stages: Stages | None = None,
 ) -> BlockWorker:
     """Return a worker for a loaded model; where the plan has constants, for a copy that is given them."""
-    source = open_volume(plan.source.url, axes=axes)
+    source = open_source(plan, output_url, axes=axes)
     if plan.model.constants:
         model = model.own()
         set_constants(model.module, plan.model.constants)
     forward = forward_of(plan, model, device)
     mask = Mask(plan, read_cells(f"{output_url}/{WANTED}") > 0) if plan.mask is not None else None
     return BlockWorker(plan, forward, source, dict(open_output(output_url).volumes), mask=mask, stages=stages)
+
+
+def open_source(plan: Plan, output_url: str, *, axes: str | None) -> Readable:
+    """Return the source of a plan; where each step is made from the one before, these are read from the output."""
+    url = parse_source(plan.source.url)
+    if plan.graph.is_chain:
+        url = replace(url, views=replace(url.views, state=f"{output_url}/{plan.outputs[0].name}"))
+    return open_volume(str(url), axes=axes)
 
 
 def forward_of(plan: Plan, model: Model, device: torch.device) -> Forward:

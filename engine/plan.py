@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.geometry.axes import Axis
+from engine.geometry.axes import STEP, Axis
 from engine.geometry.block_graph import BlockGraph
 from engine.geometry.canvas import CanvasTiling
 from engine.geometry.model_geometry import ModelGeometry
@@ -102,6 +102,11 @@ class BatchAxis:
     block: int
 
     @property
+    def is_chain(self) -> bool:
+        """Whether each item is made from the one before."""
+        return self.name == STEP
+
+    @property
     def n_blocks(self) -> int:
         """Blocks along this axis."""
         return -(-self.size // self.block)
@@ -160,7 +165,8 @@ class Plan:
     def graph(self) -> BlockGraph:
         """The numbering of blocks, level by level, and what depends on what."""
         counts = (*(axis.n_blocks for axis in self.batches), *(tiling.n_blocks for tiling in self.tilings))
-        return BlockGraph(counts, tuple((1,) * len(self.batches) + factor for factor in self.factors))
+        factors = tuple((1,) * len(self.batches) + factor for factor in self.factors)
+        return BlockGraph(counts, factors, is_chain=any(axis.is_chain for axis in self.batches[:1]))
 
     @property
     def tile_shape(self) -> tuple[int, ...]:

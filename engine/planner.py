@@ -8,7 +8,7 @@ import numpy as np
 
 from engine.canvas_plan import SLAB_BYTES, bytes_per_share, canvas_axes
 from engine.errors import PlanError
-from engine.geometry.axes import Role, positions
+from engine.geometry.axes import STEP, Role, positions
 from engine.geometry.edges import MODEL_EDGE, Edge, EdgeKind, check_edges
 from engine.geometry.extent import extend
 from engine.geometry.model_geometry import Canvas, ModelGeometry
@@ -243,7 +243,7 @@ def _batches(
     for i in reversed(positions(source.axes, Role.BATCH)):
         size = source.shape[i]
         block = max(1, min(room, -(-size // (2 * wishes.n_workers))))
-        found.append(BatchAxis(source.axes[i].name, size, block))
+        found.append(BatchAxis(source.axes[i].name, size, 1 if source.axes[i].name == STEP else block))
         room = max(1, room // block)
     return tuple(reversed(found))
 

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 
 from engine.errors import PlanError, UsageError
-from engine.geometry.axes import Role, positions
+from engine.geometry.axes import STEP, Role, positions
 from engine.geometry.edges import Edge
+from engine.geometry.model_geometry import ModelGeometry
 from engine.learnt import Learnt, Shaped, learn_model, timed
 from engine.memory import BASE_BYTES, available_bytes, n_cpus
 from engine.models.card import Card, card_of
@@ -16,12 +18,15 @@ from engine.models.forward import free_device_bytes, pick_device
 from engine.models.learn import blamed_on, check_periodic
 from engine.models.load import Model, load_model
 from engine.models.measure import PRECISIONS
+from engine.models.missing import takes_nan
+from engine.models.place import wanted_place
 from engine.plan import Plan, SourceFacts
 from engine.planner import Wishes, make_plan
 from engine.runtime.masking import Mask
 from engine.sight import at_resolution, sight
 from engine.storage.fingerprint import fingerprint
 from engine.storage.orientation import KEY
+from engine.storage.source_url import parse_source
 from engine.storage.volume import Readable, open_volume
 
 MEMORY_SHARE = 0.6
@@ -79,6 +84,8 @@ class Prepared:
     n_threads: int
     mask: Mask | None = None
     """What is wanted, where that is not everything."""
+    axes: str | None = None
+    """Names of the source's axes, where it does not say."""
 
 
 def prepare(
@@ -98,12 +105,14 @@ def prepare(
     check_options(options)
     loaded = load_model(model, weights=options.weights)
     loaded = loaded.own() if unfitted(loaded.module) else loaded
-    url = at_resolution(source, loaded, mpp=options.mpp)
+    options = replace(options, nan="keep") if takes_nan(loaded.module) else options
+    url = with_place(at_resolution(source, loaded, mpp=options.mpp), loaded)
     volume = open_volume(url, axes=options.axes)
     card = card_of(loaded.module)
     _check_orientation(card, volume)
     seen = sight(url, loaded, tissue=options.tissue, axes=options.axes, nan=options.nan, tell=tell)
     learnt = learnt_for(loaded, volume, options, tell=tell)
+    _check_chain(volume, learnt.geometry)
     tell("weighing tile and block shapes")
     lost = tuple(sum(program.widest_halo) for program in learnt.geometry.programs)
     wishes = replace(wishes_of(options, volume.edges, learnt), longest_core=seen.best_core(lost))
@@ -115,7 +124,34 @@ def prepare(
     notes = (*plan.notes, *(card.notes if card is not None else ()))
     plan = replace(plan, model=replace(plan.model, constants=seen.constants), notes=notes)
     plan, mask = seen.on(plan)
-    return Prepared(plan, loaded, volume, learnt.device, learnt.n_threads, mask)
+    return Prepared(plan, loaded, volume, learnt.device, learnt.n_threads, mask, options.axes)
+
+
+def with_place(url: str, model: Model) -> str:
+    """Return the URL of a source with the place that a model asks for."""
+    found, names = parse_source(url), wanted_place(model.module)
+    return str(replace(found, views=replace(found.views, place=names))) if names else url
+
+
+def _check_chain(volume: Readable, geometry: ModelGeometry) -> None:
+    """Refuse a model that is to be applied again and again and does not give what it takes.
+
+    Raises:
+        PlanError: If it has several outputs, or not one voxel and channel of output for one of the source.
+    """
+    if volume.axes[0].name != STEP:
+        return
+    n_channels = geometry.n_channels - len(parse_source(volume.url).views.place)
+    scales = {program.scale(one.name) for program in geometry.programs for one in geometry.outputs}
+    gives = ", ".join(f"{one.name} ({one.n_channels or 'no'} channels, {one.dtype})" for one in geometry.outputs)
+    first = geometry.outputs[0]
+    is_state = len(geometry.outputs) == 1 and scales == {1} and first.n_channels == n_channels
+    if not is_state or np.dtype(first.dtype).kind != volume.dtype.kind or volume.dtype.kind != "f":
+        raise PlanError(
+            f"a model that is applied again and again must give what it takes, {n_channels} channels of {volume.dtype} "
+            f"on the grid of '{volume.url}', and this one gives {gives}. Leave out '#steps', or wrap the model so that "
+            "it returns the next state."
+        )
 
 
 def _check_orientation(card: Card | None, volume: Readable) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from engine.adopt import adopt
 from engine.certificate import Certificate, certify
 from engine.errors import RunError, VerifyError
-from engine.factory import BlockWorkerFactory
+from engine.factory import BlockWorkerFactory, open_source
 from engine.geometry.axes import Role, positions
 from engine.plan import OutputFacts, Plan
 from engine.plan_json import plan_from_json, plan_hash, plan_to_json
@@ -253,7 +253,7 @@ def conclude(
         certificate = certify(
             plan,
             prepared.model,
-            prepared.source,
+            open_source(plan, output.url, axes=prepared.axes) if plan.graph.is_chain else prepared.source,
             output,
             n_tiles=n_certified,
             seed=0,

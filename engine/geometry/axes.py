@@ -49,6 +49,12 @@ class Axis:
             )
 
 
+STEP = "step"
+"""The batch axis of a recurrent run: each of its items is made from the one before."""
+
+MEMBER = "member"
+"""The batch axis of an ensemble."""
+
 KNOWN_ROLES = {
     "t": Role.BATCH,
     "time": Role.BATCH,

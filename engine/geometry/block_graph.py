@@ -36,6 +36,9 @@ class BlockGraph:
     factors: tuple[tuple[int, ...], ...] = ()
     """Per coarser level, per axis: how many finer blocks one block covers (1 or 2)."""
 
+    is_chain: bool = False
+    """Whether the blocks at one place of the first axis all wait for all those at the place before."""
+
     def __post_init__(self) -> None:
         is_level_whole = all(len(f) == len(self.counts) and min(f, default=1) >= 1 for f in self.factors)
         if min(self.counts, default=1) < 1 or not is_level_whole:
@@ -63,6 +66,11 @@ class BlockGraph:
     def n_blocks(self) -> int:
         """Blocks of level 0."""
         return self.level_starts[1]
+
+    @property
+    def link(self) -> int:
+        """Blocks of level 0 that may be done at once: those at one place of the first axis in a chain, else all."""
+        return prod(self.counts[1:]) if self.is_chain else self.n_blocks
 
     @property
     def n_tasks(self) -> int:

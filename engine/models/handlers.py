@@ -38,6 +38,12 @@ def _reshaper(s: Shadows, a: Mapping[str, Any], shape: Shape) -> Traced:
     return reshaping.reshape(s, a["self"] if "self" in a else a["input"], shape)
 
 
+def _expander(s: Shadows, a: Mapping[str, Any], shape: Shape) -> Traced:
+    if not isinstance(a["self"], Traced):
+        raise s.unknown("a constant that is spread over the input's shape")
+    return reshaping.expand(a["self"], shape)
+
+
 HANDLERS: dict[str, Callable[[Shadows, Mapping[str, Any], Shape], Traced]] = {
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), ops.convolution),
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), ops.transposed),
@@ -64,8 +70,7 @@ HANDLERS: dict[str, Callable[[Shadows, Mapping[str, Any], Shape], Traced]] = {
     "stack": lambda s, a, shape: reshaping.stack(s, a["tensors"], a.get("dim", 0), shape),
     **dict.fromkeys(("select", "unbind"), _taker(drops=True)),
     **dict.fromkeys(("split", "split_with_sizes", "chunk", "narrow", "index_select"), _taker(drops=False)),
-    "expand": lambda s, a, shape: reshaping.expand(a["self"], shape),
-    "expand_as": lambda s, a, shape: reshaping.expand(a["self"], shape),
+    **dict.fromkeys(("expand", "expand_as"), _expander),
     "pixel_shuffle": lambda s, a, shape: reshaping.shuffle(s, a["self"], a["upscale_factor"], shape),
     "pixel_unshuffle": lambda s, a, shape: reshaping.unshuffle(s, a["self"], a["downscale_factor"], shape),
     "channel_shuffle": lambda s, a, shape: Traced(a["self"].labels, shape, a["self"].nodes),

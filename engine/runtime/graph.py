@@ -31,7 +31,8 @@ def waves(
     """Yield, lazily, all tasks that are not done, in waves of at most ``limit`` nodes.
 
     Each wave holds the next blocks of level 0 in order, and every coarser task whose last
-    dependency lies among them; so what a wave depends on is in it or in an earlier one.
+    dependency lies among them; so what a wave depends on is in it or in an earlier one. In a chain
+    a wave is of one link, and none comes after one that is not done when the next is asked for.
 
     Args:
         graph: The blocks of all levels.
@@ -49,13 +50,15 @@ def waves(
         if todo.any():
             yield _wave(graph, tasks[todo])
         start = stop
+        if graph.is_chain and start % graph.link == 0 and not is_done(np.arange(start - graph.link, start)).all():
+            return
 
 
 def _stretch(graph: BlockGraph, start: int, limit: int) -> tuple[int, IntArray]:
     """Return where the stretch from block ``start`` ends, and its tasks: as many as fit in ``limit``."""
     n_blocks = max(1, limit)
     while True:
-        stop = min(start + n_blocks, graph.n_blocks)
+        stop = min(start + n_blocks, graph.n_blocks, start - start % graph.link + graph.link)
         coarser = graph.completed_within(start, stop)
         if stop - start + len(coarser) <= limit or stop - start == 1:
             return stop, np.concatenate([np.arange(start, stop, dtype=np.int64), coarser])

@@ -97,13 +97,13 @@ class BlockQueue:
         self._n_planned = 0
 
     def has_ready(self) -> bool:
-        """Say whether a task is ready, planning further waves while none is."""
-        while not self._ready:
+        """Say whether a task is ready, planning further waves while none is; of a chain, when all is done so far."""
+        while not self._ready and not (self._graph.is_chain and self._open):
             wave = next(self._waves, None)
             if wave is None:
                 return False
             self._plan(wave)
-        return True
+        return bool(self._ready)
 
     def next_task(self) -> int:
         """Return the ready task that comes first."""

@@ -7,10 +7,8 @@ from typing import Any
 
 from engine.errors import VolumeError
 from engine.storage import arrays
-from engine.storage.readable import Readable
-from engine.storage.scaled import Scaled
+from engine.storage.readable import Readable, View
 from engine.storage.scan import Scan
-from engine.storage.slices import Slices
 from engine.storage.source import ends, sample
 from engine.storage.source_url import parse_source
 from engine.storage.stored import Volume
@@ -35,7 +33,7 @@ def fingerprint(volume: Readable) -> str:
     """
     source = parse_source(volume.url)
     base = volume
-    while isinstance(base, Scaled | Slices):
+    while isinstance(base, View):
         base = base.base
     if isinstance(base, Scan):
         found = _of_scan(base)

@@ -54,6 +54,18 @@ class Level:
         )
 
 
+def in_front(level: Level, n: int) -> Level:
+    """Return a level with a new first axis of ``n`` voxels, each in chunks and objects of its own."""
+    return replace(
+        level,
+        shape=(n, *level.shape),
+        chunk_shape=(1, *level.chunk_shape),
+        shard_shape=None if level.shard_shape is None else (1, *level.shard_shape),
+        spacing=(1.0, *level.spacing),
+        translation=(0.0, *level.translation),
+    )
+
+
 def placed(values: Sequence[T], order: Sequence[int | None], default: T) -> tuple[T, ...]:
     """Return values per axis in another order, and the default for an axis that is new.
 
@@ -100,3 +112,38 @@ class Readable(Protocol):
         Raises:
             VolumeError: If the region leaves the level, or what holds it is damaged there.
         """
+
+
+@dataclass(frozen=True)
+class View:
+    """Another volume, seen otherwise: what a view does not say is as in its base. See :class:`Readable`."""
+
+    url: str
+    base: Readable
+    """What is read."""
+    axes: tuple[Axis, ...]
+    levels: tuple[Level, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels per axis."""
+        return self.levels[0].shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the voxels."""
+        return self.base.dtype
+
+    @property
+    def edges(self) -> Mapping[str, Edge]:
+        """What the volume knows of its borders."""
+        return self.base.edges
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """What its metadata says beyond axes and levels."""
+        return self.base.attributes
+
+    def read(self, region: Region, *, level: int = 0) -> NDArray[Any]:
+        """Return the voxels of ``region``."""
+        raise NotImplementedError

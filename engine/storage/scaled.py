@@ -1,7 +1,7 @@
 """A volume at a wanted micrometre per pixel: one of its levels, as it is or made coarser by area."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import log, prod
 from typing import Any
 
@@ -9,10 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ResolutionError, VolumeError
-from engine.geometry.axes import Axis
-from engine.geometry.edges import Edge
 from engine.geometry.region import Region
-from engine.storage.readable import Level, Readable
+from engine.storage.readable import Level, Readable, View
 from engine.storage.resample import Shrink, area_mean, snapped
 from engine.storage.source_url import SourceUrl
 
@@ -23,35 +21,20 @@ _SLAB_VOXELS = 1 << 24
 
 
 @dataclass(frozen=True)
-class Scaled:
-    """One level of another volume, shrunk by area; see :class:`engine.storage.readable.Readable`."""
+class Scaled(View):
+    """One level of another volume, shrunk by area."""
 
-    url: str
-    base: Readable
-    """What is read."""
     base_level: int
     """Which of its levels."""
     shrinks: tuple[Shrink | None, ...]
     """Per axis; None where it stays as it is."""
-    axes: tuple[Axis, ...]
-    levels: tuple[Level, ...]
-    """One."""
-    attributes: Mapping[str, Any] = field(default_factory=dict)
+    described: Mapping[str, Any]
+    """What the base says that holds at this resolution too."""
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Voxels per axis."""
-        return self.levels[0].shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """As in the base."""
-        return self.base.dtype
-
-    @property
-    def edges(self) -> Mapping[str, Edge]:
-        """As in the base."""
-        return self.base.edges
+    def attributes(self) -> Mapping[str, Any]:
+        """As in the base, where that holds at this resolution too."""
+        return self.described
 
     def read(self, region: Region, *, level: int = 0) -> NDArray[Any]:
         """Return the voxels of ``region``: the same bits whatever the region; memory is bounded beside the result.
@@ -116,7 +99,7 @@ def scaled(base: Readable, wanted: SourceUrl) -> Scaled:
     method = "mean over area" if any(shrinks) else "as it is"
     view = {"level": number, "ratio": list(ratios), "method": method}
     attributes = {**base.attributes, "view": view}
-    return Scaled(str(wanted), base, number, tuple(shrinks), tuple(axes), (level,), attributes)
+    return Scaled(str(wanted), base, tuple(axes), (level,), number, tuple(shrinks), attributes)
 
 
 def _coarser(level: Level, *, axis: int, own: float, ratio: float, step: float) -> Level:

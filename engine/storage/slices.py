@@ -19,46 +19,23 @@ from engine.errors import VolumeError
 from engine.geometry.axes import Axis, Role, positions
 from engine.geometry.edges import Edge
 from engine.geometry.region import Region
-from engine.storage.readable import Level, Readable
+from engine.storage.readable import Level, Readable, View
 from engine.storage.source_url import SourceUrl
 
 
 @dataclass(frozen=True)
-class Slices:
-    """Another volume as batch axes, z as the last of them, channels, and y and x; it has all the other's levels.
+class Slices(View):
+    """Another volume as batch axes, z as the last of them, channels, and y and x; it has all the other's levels."""
 
-    See :class:`engine.storage.readable.Readable`.
-    """
-
-    url: str
-    base: Readable
-    """What is read."""
     n_slices: int
     """Slices of one item, odd."""
     order: tuple[int | None, ...]
     """Per axis, where it stands in the base; None for channels that the base has not."""
-    axes: tuple[Axis, ...]
-    levels: tuple[Level, ...]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Voxels per axis."""
-        return self.levels[0].shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """As in the base."""
-        return self.base.dtype
 
     @property
     def edges(self) -> Mapping[str, Edge]:
         """As in the base, but for z, which is no axis of space here."""
         return {name: edge for name, edge in self.base.edges.items() if name != "z"}
-
-    @property
-    def attributes(self) -> Mapping[str, Any]:
-        """As in the base: what holds of the scan holds of its slices."""
-        return self.base.attributes
 
     def read(self, region: Region, *, level: int = 0) -> NDArray[Any]:
         """Return the voxels of ``region``; each slice of the base is read once, and copied wherever it is a neighbour.
@@ -122,7 +99,7 @@ def sliced(base: Readable, wanted: SourceUrl) -> Slices:
     axes = [Axis("c", Role.CHANNEL) if i is None else base.axes[i] for i in order]
     axes = [replace(axis, role=Role.BATCH) if axis.name == "z" else axis for axis in axes]
     levels = tuple(_level(level.in_order(order), axes=axes, n_slices=n) for level in base.levels)
-    return Slices(str(wanted), base, n, order, tuple(axes), levels)
+    return Slices(str(wanted), base, tuple(axes), levels, n, order)
 
 
 def _check(base: Readable, wanted: SourceUrl) -> None:

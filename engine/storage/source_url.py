@@ -9,6 +9,8 @@
     folder#series=1.2.840.113619.2.55           one of the DICOM series in a folder
     scan.zarr#slices=1                          slice by slice: z is a batch, for networks of two dimensions
     scan.zarr#slices=5                          the same, each slice with two neighbours on either side as channels
+    era5.zarr#variables=t,q&level=850,500       a part of a climate source: see :mod:`engine.storage.climate_choice`
+    era5.zarr#steps=100                         a state and what follows: see :mod:`engine.storage.view_choice`
 
 It says all that is read, so a plan, a worker and a resumed run need nothing else.
 """
@@ -19,11 +21,15 @@ from dataclasses import dataclass, replace
 from math import isfinite
 
 from engine.errors import VolumeError
+from engine.storage import climate_choice, view_choice
+from engine.storage.climate_choice import ClimateChoice, parse_choice
+from engine.storage.view_choice import ViewChoice, parse_views
 
 TOLERANCE = 0.05
 """How far, as a share of the wanted one, a level's step may be off and still be read as it is."""
 
-_NAMES = ("mpp", "tolerance", "spacing", "slices", "series")
+_NAMES = ("mpp", "tolerance", "spacing", "slices", "series", *climate_choice.NAMES, *view_choice.NAMES)
+_ALL_OF_IT, _AS_IT_IS = ClimateChoice(), ViewChoice()
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 
@@ -48,6 +54,10 @@ class SourceUrl:
     """Neighbouring slices that make one item, an odd number; None where z is left as it is."""
     series: str | None = None
     """SeriesInstanceUID of the one that is meant, where a folder holds several DICOM series."""
+    climate: ClimateChoice = _ALL_OF_IT
+    """Which part of a climate source is wanted."""
+    views: ViewChoice = _AS_IT_IS
+    """As what it is seen."""
 
     @property
     def options(self) -> str:
@@ -63,6 +73,8 @@ class SourceUrl:
             found.append(f"slices={self.slices}")
         if self.series is not None:
             found.append(f"series={self.series}")
+        found += self.climate.options
+        found += self.views.options
         return "&".join(found)
 
     def __str__(self) -> str:
@@ -77,7 +89,7 @@ def parse_source(url: str) -> SourceUrl:
 
     Raises:
         VolumeError: If an option is unknown, given twice, or no positive number; or of slices, no odd one;
-            or of series, no UID.
+            or of series, no UID; or of a climate source, not as :mod:`engine.storage.climate_choice` has it.
     """
     place, _, options = url.rpartition("#")
     if not place or "=" not in options:
@@ -90,12 +102,14 @@ def parse_source(url: str) -> SourceUrl:
             "Write it as slide.svs#mpp=0.5&spacing=0.25."
         )
     texts = dict(pairs)
+    climate = parse_choice({name: texts.pop(name) for name in climate_choice.NAMES if name in texts}, url=url)
     series = _uid(texts.pop("series"), url=url) if "series" in texts else None
     slices = _count(texts.pop("slices"), url=url) if "slices" in texts else None
+    views = parse_views({name: texts.pop(name) for name in view_choice.NAMES if name in texts}, url=url)
     found = {name: _numbers(name, text, url=url) for name, text in texts.items()}
     mpp, spacing = found.get("mpp"), found.get("spacing")
     tolerance = found.get("tolerance", (TOLERANCE,))[0]
-    return SourceUrl(place, None if mpp is None else pair(mpp), tolerance, spacing, slices, series)
+    return SourceUrl(place, None if mpp is None else pair(mpp), tolerance, spacing, slices, series, climate, views)
 
 
 def pair(value: float | Sequence[float]) -> tuple[float, float]:

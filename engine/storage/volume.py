@@ -4,7 +4,10 @@ from pathlib import Path
 
 from engine.errors import VolumeError
 from engine.storage import arrays
+from engine.storage.members import members
+from engine.storage.placed import with_place
 from engine.storage.readable import Level, Readable
+from engine.storage.rolled import rolled
 from engine.storage.scaled import scaled
 from engine.storage.scan import is_scan, open_scan
 from engine.storage.slices import sliced
@@ -32,7 +35,17 @@ def open_volume(url: str, *, axes: str | None = None) -> Readable:
     """
     source = parse_source(url)
     base = _scan(source) if is_scan(source.place) else _other(source, axes=axes)
-    return base if source.slices is None else sliced(base, source)
+    return _seen(base if source.slices is None else sliced(base, source), source)
+
+
+def _seen(base: Readable, wanted: SourceUrl) -> Readable:
+    """Return a volume as members, step by step, and with its place, as its URL wants it."""
+    url, views = str(wanted), wanted.views
+    if views.members is not None:
+        base = members(base, url=url, n=views.members)
+    if views.steps is not None:
+        base = rolled(base, url=url, n_steps=views.steps, state=views.state)
+    return with_place(base, url=url, names=views.place) if views.place else base
 
 
 def _scan(source: SourceUrl) -> Readable:
