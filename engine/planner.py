@@ -262,6 +262,8 @@ def _notes(geometry: ModelGeometry, tilings: Sequence[Tiling], model: ModelFacts
                 f"axis '{tiling.name}': edge '{tiling.edge.kind}' adds {extent.before} voxels before and "
                 f"{extent.far_extension} after; the whole run is defined on these"
             )
+        if tiling.program.is_around:
+            notes.append(f"axis '{tiling.name}': the model crosses the poles in its layers; tiles go all round it")
     if geometry.evidence == "probed":
         notes.append("the geometry is probed by running the model, not proved from its graph")
     if model.precision == "bfloat16":

@@ -115,9 +115,11 @@ def prepare(
     _check_chain(volume, learnt.geometry)
     tell("weighing tile and block shapes")
     lost = tuple(sum(program.widest_halo) for program in learnt.geometry.programs)
-    wishes = replace(wishes_of(options, volume.edges, learnt), longest_core=seen.best_core(lost))
+    names = [volume.axes[i].name for i in positions(volume.axes, Role.SPACE)]
+    around = [name for name, p in zip(names, learnt.geometry.programs, strict=True) if p.is_around]
+    edges = {name: edge for name, edge in volume.edges.items() if name not in around}
+    wishes = replace(wishes_of(options, edges, learnt), longest_core=seen.best_core(lost))
     with blamed_on(loaded.spec):
-        names = [volume.axes[i].name for i in positions(volume.axes, Role.SPACE)]
         check_periodic(loaded, learnt.geometry, names, wishes.edges or {})
     plan = make_plan(source_facts(volume, url), learnt.facts, learnt.geometry, learnt.cost, wishes)
     plan = timed(plan, loaded, wishes, device=learnt.device)

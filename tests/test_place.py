@@ -27,14 +27,15 @@ def network(n_channels: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(n_channels, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 3, padding=1)).eval()
 
 
-def globe(path, voxels: np.ndarray, *, units: str = "hours since 2001-06-20 18:00") -> str:
+def globe(path, voxels: np.ndarray, *, units: str = "hours since 2001-06-20 18:00", lat=None, lon=None) -> str:
     """Write (time, channel, lat, lon) with its coordinates; return the URL."""
+    lat, lon, hours = LAT if lat is None else lat, LON if lon is None else lon, HOURS[: len(voxels)]
     names = ("time", "channel", "lat", "lon")
     roles = (Role.BATCH, Role.CHANNEL, Role.SPACE, Role.SPACE)
     named = {
-        "lat": Coordinate(("lat",), LAT, {"standard_name": "latitude", "units": "degrees_north"}),
-        "lon": Coordinate(("lon",), LON, {"standard_name": "longitude", "units": "degrees_east"}),
-        "time": Coordinate(("time",), HOURS, {"standard_name": "time", "units": units}),
+        "lat": Coordinate(("lat",), lat, {"standard_name": "latitude", "units": "degrees_north"}),
+        "lon": Coordinate(("lon",), lon, {"standard_name": "longitude", "units": "degrees_east"}),
+        "time": Coordinate(("time",), hours, {"standard_name": "time", "units": units}),
     }
     volume = create_volume(
         str(path), axes=[Axis(*pair) for pair in zip(names, roles, strict=True)], dtype=voxels.dtype,

@@ -39,6 +39,11 @@ def extend(program: AxisProgram, edge: Edge, *, size: int, name: str) -> Extent:
     """
     if size < 1:
         raise PlanError(f"axis '{name}' must have at least one voxel, not {size}. Check the source.")
+    if edge.kind is not EdgeKind.MODEL and program.is_around:
+        raise PlanError(
+            f"axis '{name}' must have the edge 'model', not '{edge.kind}': the model crosses the poles in its layers, "
+            f"and takes what lies beyond them from all along it. Leave --edge {name} out."
+        )
     if edge.kind is EdgeKind.MODEL:
         extended = _legal(program, size, name=name)
         sizes = program.sizes(extended) or {}

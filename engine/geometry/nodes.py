@@ -161,14 +161,15 @@ class Pad(Node):
     """Explicit padding by constants or copies; negative amounts crop.
 
     ``circular`` padding takes its copies from the far side, so no tile short of the whole axis can
-    know them: they are never trusted. ``reflect`` takes them from as far inside as it pads,
-    ``replicate`` from the border voxel.
+    know them: they are never trusted. ``around`` does so too, and what lies beyond the border of another
+    axis comes from all along this one: no edge rule can give a tile that. ``reflect`` takes them from as
+    far inside as it pads, ``replicate`` from the border voxel.
     """
 
     before: int
     after: int
     mode: str = "constant"
-    """``constant``, ``replicate``, ``reflect`` or ``circular``."""
+    """``constant``, ``replicate``, ``reflect``, ``circular`` or ``around``."""
 
     kind: ClassVar[str] = "pad"
 
@@ -177,7 +178,7 @@ class Pad(Node):
         widest = max(self.before, self.after)
         if self.mode == "constant" and uncropped < 0:
             return None
-        if (self.mode == "reflect" and widest >= n) or (self.mode == "circular" and widest > uncropped):
+        if (self.mode == "reflect" and widest >= n) or (self.mode in ("circular", "around") and widest > uncropped):
             return None
         count = n + self.before + self.after
         return count if count > 0 else None
@@ -187,7 +188,7 @@ class Pad(Node):
 
     def border(self, span: Span) -> Interval:
         left, right = max(self.before, 0), max(self.after, 0)
-        if self.mode == "circular":
+        if self.mode in ("circular", "around"):
             return left, right
         if self.mode == "reflect":
             is_left_known = span.stop > self.before or span.stop == span.size

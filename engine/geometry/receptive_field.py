@@ -75,8 +75,17 @@ class AxisProgram:
     @property
     def is_circular(self) -> bool:
         """Whether a layer pads from the far side: only a tile of the whole axis can know its own padding."""
+        return any(pad.mode == "circular" for pad in self._pads) or self.is_around
+
+    @property
+    def is_around(self) -> bool:
+        """Whether a layer takes what lies beyond another axis from all along this one: tiles are as long as it is."""
+        return any(pad.mode == "around" for pad in self._pads)
+
+    @property
+    def _pads(self) -> list[Pad]:
         pads = [node for i, node in enumerate(self.nodes) if i in self._needed and isinstance(node, Pad)]
-        return any(pad.mode == "circular" and max(pad.before, pad.after) > 0 for pad in pads)
+        return [pad for pad in pads if max(pad.before, pad.after) > 0]
 
     def scale(self, output: str) -> Fraction:
         """Return the output voxels per input voxel."""

@@ -60,6 +60,7 @@ HANDLERS: dict[str, Callable[[Shadows, Mapping[str, Any], Shape], Traced]] = {
     "constant_pad_nd": _padder("constant"),
     **{f"reflection_pad{n}d": _padder("reflect") for n in (1, 2, 3)},
     **{f"replication_pad{n}d": _padder("replicate") for n in (1, 2, 3)},
+    "pad_globe": ops.pad_globe,
     "slice": ops.slice_,
     **dict.fromkeys(("view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as"), _reshaper),
     "permute": lambda s, a, shape: reshaping.permute(a["self"], a["dims"], shape),

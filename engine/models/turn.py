@@ -13,8 +13,9 @@ from engine.models.witness import in_double
 
 
 def circular_axes(geometry: ModelGeometry) -> tuple[int, ...]:
-    """Return the space axes that some layer of the model pads circularly."""
-    return tuple(axis for axis, program in enumerate(geometry.programs) if program.is_circular)
+    """Return the space axes that some layer of the model pads circularly, and no other comes round."""
+    programs = enumerate(geometry.programs)
+    return tuple(axis for axis, program in programs if program.is_circular and not program.is_around)
 
 
 def check_turn(
