@@ -1,0 +1,1 @@
+"""Many small volumes: items as a batch, no tiling, a table of what each gave."""
