@@ -28,6 +28,7 @@ from engine.objects.recipe import Method, Recipe
 from engine.runtime.progress import progress
 from engine.show import print_rows, print_table, shard_bar, volume_rows
 from engine.slides import draw_tissue, slide_objects, slide_score
+from engine.storage.append import append
 from engine.storage.ingest import ingest
 
 
@@ -36,6 +37,9 @@ def ingest_command(
     spacing: Spacing = None,
     variables: Variables = None,
     threads: ShardThreads = None,
+    is_append: Annotated[
+        bool, typer.Option("--append", help="Add climate files behind the last step of a TARGET that is there.")
+    ] = False,
 ) -> None:
     """Turn a slide, a scan or climate files into a chunked volume; call it again to go on after a kill."""
     n_threads = n_cpus() if threads is None else threads
@@ -44,8 +48,13 @@ def ingest_command(
         raise UsageError(f"ingest needs a source and a target, not only '{paths[0]}'. Give SOURCE... TARGET.")
     steps = tuple(numbers(spacing, "--spacing", float)) if spacing else None
     names = tuple(variables.split(",")) if variables else None
+    if is_append and steps is not None:
+        raise UsageError("--append takes climate files, which have no --spacing. Leave it out.")
     with shard_bar() as tell:
-        volume = ingest(paths[:-1], paths[-1], progress=tell, spacing=steps, variables=names, n_threads=n_threads)
+        if is_append:
+            volume = append(paths[:-1], paths[-1], variables=names, progress=tell)
+        else:
+            volume = ingest(paths[:-1], paths[-1], progress=tell, spacing=steps, variables=names, n_threads=n_threads)
     print_rows(volume_rows(volume), title="Ingested")
 
 

@@ -23,6 +23,7 @@ from engine.runtime.masking import Coverage, coverage
 from engine.runtime.schedule import drive
 from engine.runtime.serial import SerialRunner
 from engine.storage.cells import CellGrid, store_cells
+from engine.storage.climate_coordinates import carried_globe
 from engine.storage.create import Coordinate, read_coordinates
 from engine.storage.ledger import State
 from engine.storage.orientation import carried
@@ -155,7 +156,7 @@ def _described(plan: Plan, facts: OutputFacts, source: Readable) -> Described:
     halved = plan.factors[0] if plan.factors else (1,) * len(plan.tilings)
     names = [tiling.name for tiling in plan.tilings]
     known = read_coordinates(source) if plan.source.flavour == "cf" else {}
-    sizes = {axis.name: n for axis, n in zip(facts.axes, facts.shape, strict=True) if axis.role is not Role.CHANNEL}
+    sizes = {axis.name: n for axis, n in zip(facts.axes, facts.shape, strict=True)}
     return Described(
         name=facts.name,
         axes=facts.axes,
@@ -168,7 +169,7 @@ def _described(plan: Plan, facts: OutputFacts, source: Readable) -> Described:
         origin=facts.translation,
         flavour=plan.source.flavour,
         coordinates={name: c for name, c in known.items() if _fits(c, sizes)},
-        attributes=carried(source.attributes),
+        attributes=carried(source.attributes) | (carried_globe(source, sizes) if plan.source.flavour == "cf" else {}),
         is_label=facts.is_label,
     )
 

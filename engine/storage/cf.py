@@ -1,12 +1,14 @@
 """CF attributes, times and steps, as plain values that JSON can hold."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 from xarray.coding.times import decode_cf_datetime, encode_cf_datetime
+
+CONVENTIONS = "CF-1.11"
+"""What the engine writes by."""
 
 _ENCODING = {"_FillValue", "missing_value", "scale_factor", "add_offset", "coordinates", "bounds", "grid_mapping"}
 
@@ -25,26 +27,59 @@ def plain(attributes: Mapping[Any, Any]) -> dict[str, Any]:
     return found
 
 
-def described(attributes: Mapping[Any, Any], *, standard_name: str, units: str) -> dict[str, Any]:
-    """Return a coordinate's attributes, with what CF asks for added where the file lacks it."""
-    return {"standard_name": standard_name, "units": units, **plain(attributes)}
+def described(attributes: Mapping[Any, Any], **wanted: str) -> dict[str, Any]:
+    """Return a coordinate's attributes as CF asks for them: ``wanted`` goes before what the file says.
+
+    >>> described({"units": "degrees north", "long_name": "latitude"}, units="degrees_north")
+    {'units': 'degrees_north', 'long_name': 'latitude'}
+    """
+    return {**plain(attributes), **wanted}
 
 
-def times_in_units(times: xr.DataArray, attributes: Mapping[Any, Any]) -> NDArray[Any]:
-    """Return times as numbers in the units and calendar of ``attributes``; as they are where both agree.
+def of_array(
+    beside: Mapping[str, tuple[Sequence[str], Mapping[str, Any]]], channels: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return what the array of a volume says: its quantity, its map, and the coordinates that name no axis.
+
+    >>> of_array({"lat": (["lat"], {}), "gw": (["lat"], {})}, [{"units": "K", "cell_methods": "a"}, {"units": "K"}])
+    {'units': 'K', 'coordinates': 'gw'}
+
+    Args:
+        beside: Axes and attributes of each array beside it.
+        channels: What each channel is; what is not the same for all is left out.
+    """
+    names, first = ("units", "standard_name", "cell_methods"), channels[0] if channels else {}
+    found = {name: first[name] for name in names if name in first and all(c.get(name) == first[name] for c in channels)}
+    maps = [name for name, (_, attributes) in beside.items() if "grid_mapping_name" in attributes]
+    others = [name for name, (axes, _) in beside.items() if tuple(axes) != (name,) and name not in maps]
+    found |= {"grid_mapping": maps[0]} if maps else {}
+    return found | ({"coordinates": " ".join(others)} if others else {})
+
+
+def in_units(values: NDArray[Any], own: Mapping[Any, Any], wanted: Mapping[Any, Any]) -> NDArray[Any]:
+    """Return times as numbers in other units; as they are where both agree.
+
+    Args:
+        values: The times.
+        own: Their attributes: units and calendar.
+        wanted: Those of the units that are wanted.
 
     Raises:
         ValueError: If one of the two has no units that CF knows, or their calendars differ.
     """
-    values = np.asarray(times.values)
-    units, calendar = times.attrs.get("units"), times.attrs.get("calendar", "standard")
-    wanted, wanted_calendar = attributes.get("units"), attributes.get("calendar", "standard")
-    if (units, calendar) == (wanted, wanted_calendar):
+    (units, calendar), (other, other_calendar) = (
+        (one.get("units"), one.get("calendar", "standard")) for one in (own, wanted)
+    )
+    if (units, calendar) == (other, other_calendar):
         return values
-    if units is None or wanted is None or calendar != wanted_calendar:
-        raise ValueError(f"'{units}' ({calendar}) against '{wanted}' ({wanted_calendar})")
+    if units is None or other is None or _meant(calendar) != _meant(other_calendar):
+        raise ValueError(f"'{units}' ({calendar}) against '{other}' ({other_calendar})")
     moments = decode_cf_datetime(values, units, calendar)
-    return np.asarray(encode_cf_datetime(moments, wanted, calendar)[0])
+    return np.asarray(encode_cf_datetime(moments, other, calendar)[0])
+
+
+def _meant(calendar: str) -> str:
+    return {"gregorian": "standard"}.get(calendar, calendar)
 
 
 def mean_step(values: NDArray[Any]) -> float:

@@ -1,88 +1,139 @@
-"""Climate grids from NetCDF, through xarray: (time, channel, lat, lon), or (channel, lat, lon) of one moment.
+"""Climate grids: (time, channel, lat, lon), or (time, level, channel, lat, lon); no time axis for one moment.
 
-Each variable, or level of one, is a channel. Coordinates and CF attributes are kept beside the voxels.
+NetCDF, GRIB, or Zarr as xarray writes it, read as they are. Each variable, or level of one, is a channel.
+Coordinates and CF attributes are kept beside the voxels.
 """
 
-import threading
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
-from engine.errors import IngestError
 from engine.geometry.axes import Axis, Role
 from engine.geometry.edges import Edge, EdgeKind
 from engine.geometry.region import Region
-from engine.storage import arrays, cf
-from engine.storage.climate_channels import Channel, find_channels
-from engine.storage.climate_grid import check_same_grid, find_grid
+from engine.storage import cf
+from engine.storage.climate_channels import find_channels
+from engine.storage.climate_choice import ClimateChoice
+from engine.storage.climate_chunks import LEAST_BYTES, shared_chunks
+from engine.storage.climate_coordinates import find_coordinates
+from engine.storage.climate_fields import Field
+from engine.storage.climate_files import ClimateFiles, places_of
+from engine.storage.climate_grid import POLE, find_grid, pole_facts
+from engine.storage.climate_join import check_alike, check_cyclic_column
+from engine.storage.climate_reader import Reader, find_fields
+from engine.storage.climate_times import read_times
 from engine.storage.create import Coordinate, Flavour
-from engine.storage.source import Layout, check_file
-
-SUFFIXES = (".nc", ".nc4", ".cdf", ".netcdf")
-"""File name endings of NetCDF."""
+from engine.storage.readable import Level
+from engine.storage.source import Layout, check_inside
+from engine.storage.source_url import SourceUrl
 
 _CHUNK_BYTES = 8 * 1024 * 1024
 _SHARD_BYTES = 64 * 1024 * 1024
+_COPIES_DECODING = 3
+"""A chunk as stored, unpacked, and cut to what is read of it."""
 
 
 class Climate:
-    """NetCDF files open for reading, by any number of threads, one at a time; see ``source.Source``."""
+    """Climate files open for reading by any number of threads: a source to ingest, and a volume that may be run.
 
-    def __init__(self, paths: Sequence[Path], *, variables: Sequence[str] | None = None) -> None:
-        """Open one file, or several that follow each other in time.
+    See :class:`engine.storage.source.Source` and :class:`engine.storage.readable.Readable`. Stored chunks are decoded
+    once and kept while they are needed; all readers of one source in a process share them.
+    """
+
+    def __init__(self, places: Sequence[str], *, choice: ClimateChoice | None = None, url: str | None = None) -> None:
+        """Open one source; metadata and coordinates are read.
 
         Args:
-            paths: Files on one grid, in the order of their times.
-            variables: Which to keep, in this order; all that lie on the grid by default.
+            places: One file or Zarr store, or several on one grid, in the order of their times.
+            choice: What of it is read.
+            url: What opens it again; the first place and the choice by default.
 
         Raises:
-            IngestError: If a file is unreadable, a variable is not there, or the files do not fit together.
+            IngestError: If a file is unreadable, the choice is not there, or the files do not fit together.
         """
-        self._lock = threading.RLock()
-        self._open: dict[Path, xr.Dataset] = {}
-        self._paths = tuple(paths)
-        first = self._dataset(self._paths[0])
-        self.grid = find_grid(first, path=self._paths[0])
-        self.channels = find_channels(first, self.grid, path=self._paths[0], variables=variables)
-        self._times = [self._checked_times(path) for path in self._paths]
-        self._starts = np.cumsum([0, *(len(times) for times in self._times)])
-        self._check_order()
-        self._check_cyclic_column()
-        self.dtype = np.dtype(np.result_type(*(first[channel.variable].dtype for channel in self.channels)))
+        self.choice = choice or ClimateChoice()
+        self.url = url or str(SourceUrl(places[0], climate=self.choice))
+        self.files = ClimateFiles(places)
+        first, path = self.files.dataset(0), self.files.places[0]
+        self.grid = find_grid(first, path=path, variables=self.choice.variables, box=self.choice.box)
+        self.channels = find_channels(first, self.grid, path=path, choice=self.choice)
+        check_alike(self.files, self.grid, self.channels, choice=self.choice)
+        check_cyclic_column(self.files, self.grid, self.channels)
+        self.times = read_times(self.files, self.grid.time, self.choice.time)
+        self.fields = find_fields(self.files, self.grid, self.channels)
+        self.dtype: np.dtype[Any] = np.dtype(np.result_type(*(field.dtype for field in self.fields)))
         self.is_sequential = False
+        self._chunks = shared_chunks((self.url, self.files.stamp))
+        self._reader = Reader(self.files, self.times, self._chunks)
 
-    @cached_property
-    def shape(self) -> tuple[int, ...]:
-        """Voxels per axis."""
-        inner = (len(self.channels), len(self.grid.latitudes), len(self.grid.longitudes))
-        return inner if self.grid.time is None else (int(self._starts[-1]), *inner)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, (self.files.places, self.choice, self.url)
+
+    @property
+    def n_decoded(self) -> int:
+        """Stored chunks that readers of this source decoded in this process, while one of them was open."""
+        return self._chunks.n_decoded
+
+    def held_bytes(self, n_steps: int = 1) -> int:
+        """Return the most bytes that chunks of this source take while blocks of so many time steps are read.
+
+        Kept are the chunks of one step more, so that blocks on either side of a step may be read in any order; beside
+        them one chunk is decoded at a time.
+        """
+        kept = sum(field.bytes_of(n_steps + 1) for field in self.fields)
+        return max(LEAST_BYTES, kept) + _COPIES_DECODING * max(field.decoded_bytes for field in self.fields)
 
     @cached_property
     def axes(self) -> tuple[Axis, ...]:
         """Latitude and longitude in degrees: the mean step, where rows are not evenly spaced."""
-        inner = (
+        times, levels = self.times, self.channels.levels
+        found = [Axis("time", Role.BATCH, spacing=cf.mean_step(times.chosen))] if times is not None else []
+        found += [Axis("level", Role.BATCH)] if levels is not None else []
+        return (
+            *found,
             Axis("channel", Role.CHANNEL),
             Axis("lat", Role.SPACE, spacing=cf.mean_step(self.grid.latitudes), unit="degree"),
             Axis("lon", Role.SPACE, spacing=cf.mean_step(self.grid.longitudes), unit="degree"),
         )
-        if self.grid.time is None:
-            return inner
-        return Axis("time", Role.BATCH, spacing=cf.mean_step(np.concatenate(self._times))), *inner
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels per axis."""
+        times = () if self.times is None else (self.times.stop - self.times.start,)
+        levels = () if self.channels.levels is None else (len(self.channels.levels.levels),)
+        return *times, *levels, len(self.channels.channels), len(self.grid.rows), len(self.grid.columns)
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The grid as it is, in the chunks of the first variable."""
+        field, n_batch = self.fields[0], len(self.shape) - 3
+        space = tuple(min(a, n) for a, n in zip(field.chunk[2:], self.shape[-2:], strict=True))
+        spacing, zeros = tuple(axis.spacing for axis in self.axes), (0.0,) * len(self.axes)
+        return (Level("", self.shape, (1,) * n_batch + (self.shape[-3], *space), None, spacing, zeros),)
+
+    @property
+    def edges(self) -> Mapping[str, Edge]:
+        """Longitude wraps where it goes once round the globe."""
+        return {"lon": Edge(EdgeKind.WRAP)} if self.grid.is_periodic else {}
 
     @property
     def attributes(self) -> Mapping[str, Any]:
-        """The first file's global attributes, and what each channel is."""
-        dataset = self._dataset(self._paths[0])
-        channels = [{k: v for k, v in asdict(channel).items() if v is not None} for channel in self.channels]
-        return {**cf.plain(dataset.attrs), "channels": channels}
+        """The first file's global attributes, and under three names what the engine knows beyond.
+
+        ``channels``: what each channel is; see :class:`engine.storage.climate_channels.Channel`. ``levels``: what each
+        level is, where they are an axis. ``pole``: see :func:`engine.storage.climate_grid.pole_facts`.
+        """
+        channels = self.channels.channels
+        found = {**cf.plain(self.files.dataset(0).attrs), "Conventions": cf.CONVENTIONS}
+        found["channels"] = [channel.to_json() for channel in channels]
+        if self.channels.levels is not None:
+            found["levels"] = [level.to_json() for level in self.channels.levels.levels]
+        found[POLE] = pole_facts(self.grid.latitudes, [(c.standard_name, c.variable) for c in channels])
+        return found
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -91,174 +142,75 @@ class Climate:
             return ()
         return ("the last longitude repeats the first; it was left out",)
 
+    @cached_property
+    def coordinates(self) -> Mapping[str, Coordinate]:
+        """What stands beside the voxels."""
+        return find_coordinates(self.files.dataset(0), self.grid, self.channels, self.times)
+
     @property
     def layout(self) -> Layout:
         """The whole globe in a chunk where it is at most 8 MiB; shards of at most 64 MiB."""
-        *_, n_channels, n_lat, n_lon = self.shape
+        *batch, n_channels, n_lat, n_lon = self.shape
         row = n_lon * n_channels * self.dtype.itemsize
         rows = max(1, min(n_lat, _CHUNK_BYTES // row))
         n_chunks = max(1, min(-(-n_lat // rows), _SHARD_BYTES // (rows * row)))
-        chunk: tuple[int, ...] = (n_channels, rows, n_lon)
-        shard: tuple[int, ...] = (n_channels, rows * n_chunks, n_lon)
-        n_times = max(1, min(self.shape[0], _SHARD_BYTES // (rows * n_chunks * row)))
-        if self.grid.time is not None:
-            chunk, shard = (1, *chunk), (n_times, *shard)
-        edges = {"lon": Edge(EdgeKind.WRAP)} if self.grid.is_periodic else {}
-        return Layout(chunk, shard, 1, Flavour.CF, edges, self._coordinates())
+        room, together = max(1, _SHARD_BYTES // (rows * n_chunks * row)), []
+        for n in reversed(batch):
+            together.append(min(n, room))
+            room = max(1, room // together[-1])
+        chunk = (1,) * len(batch) + (n_channels, rows, n_lon)
+        shard = (*reversed(together), n_channels, rows * n_chunks, n_lon)
+        return Layout(chunk, shard, 1, Flavour.CF, self.edges, self.coordinates)
 
-    def read(self, region: Region) -> NDArray[Any]:
+    def read(self, region: Region, *, level: int = 0) -> NDArray[Any]:
         """Return the voxels of ``region``, unpacked, missing values as NaN.
 
         Raises:
-            IngestError: If a file is damaged there.
+            IngestError: If the region leaves the volume, or a file is damaged there.
         """
+        check_inside(region, level=level, shapes=[self.shape], path=Path(self.url))
         voxels = np.empty(region.shape, self.dtype)
-        *times, (c0, c1), (y0, y1), (x0, x1) = zip(region.start, region.stop, strict=True)
-        place = {self.grid.lat: slice(y0, y1), self.grid.lon: slice(x0, x1)}
-        for number in range(c0, c1):
-            if self.grid.time is None:
-                voxels[number - c0] = self._field(self._paths[0], self.channels[number], place)
-                continue
-            for path, local, target in self._files(*times[0]):
-                index = {**place, self.grid.time: local}
-                voxels[target, number - c0] = self._field(path, self.channels[number], index)
+        start, stop = list(region.start), list(region.stop)
+        n_steps = stop[0] - start[0] if self.times is not None else 1
+        self._chunks.reserve(sum(field.bytes_of(n_steps + 1) for field in self.fields))
+        whole = voxels
+        if self.times is None:
+            start, stop, whole = [0, *start], [1, *stop], voxels[None]
+        for field, box, part in self._parts(Region(tuple(start), tuple(stop)), whole):
+            self._reader.read(field, box, part)
         return voxels
 
     def close(self) -> None:
         """Let go of all files."""
-        with self._lock:
-            for dataset in self._open.values():
-                dataset.close()
-            self._open.clear()
+        self.files.close()
 
-    def _files(self, start: int, stop: int) -> Iterator[tuple[Path, slice, slice]]:
-        """Yield the files that hold time steps [start, stop), which of theirs, and where these land."""
-        for path, first, last in zip(self._paths, self._starts, self._starts[1:], strict=False):
-            low, high = max(start, int(first)), min(stop, int(last))
-            if low < high:
-                yield path, slice(low - int(first), high - int(first)), slice(low - start, high - start)
-
-    def _field(self, path: Path, channel: Channel, index: Mapping[str, slice]) -> NDArray[Any]:
-        """Return one channel of one file as (time?, lat, lon)."""
-        place: dict[str, Any] = dict(index)
-        order = [name for name in (self.grid.time, self.grid.lat, self.grid.lon) if name in place]
-        if channel.axis is not None:
-            place[channel.axis] = channel.index
-        with self._lock:
-            try:
-                array = self._dataset(path)[channel.variable].isel(place, missing_dims="ignore")
-                if self.grid.time is not None and self.grid.time not in array.dims:
-                    array = array.expand_dims(
-                        {self.grid.time: place[self.grid.time].stop - place[self.grid.time].start}
-                    )
-                return np.asarray(array.transpose(*order).values)
-            except (OSError, RuntimeError, ValueError, IndexError) as error:
-                raise IngestError(
-                    f"variable '{channel.variable}' of '{path}' cannot be read at {place}: the file is damaged there "
-                    f"({arrays.first_line(error)}). Copy or download it again."
-                ) from error
-
-    def _dataset(self, path: Path) -> xr.Dataset:
-        """Return an open file; at most eight are kept open."""
-        with self._lock:
-            if path not in self._open:
-                if len(self._open) >= 8:
-                    self._open.pop(next(iter(self._open))).close()
-                self._open[path] = _opened(path)
-            return self._open[path]
-
-    def _checked_times(self, path: Path) -> NDArray[Any]:
-        """Return the times of a file in the first file's units, once it is known to fit that one."""
-        dataset, first = self._dataset(path), self._dataset(self._paths[0])
-        if path != self._paths[0]:
-            check_same_grid(self.grid, find_grid(dataset, path=path), paths=(self._paths[0], path))
-            wanted = list(dict.fromkeys(channel.variable for channel in self.channels))
-            found = find_channels(dataset, self.grid, path=path, variables=wanted)
-            if found != self.channels:
-                differing = [b.name for a, b in zip(self.channels, found, strict=False) if a != b] or len(found)
-                raise IngestError(
-                    f"files that are joined in time must hold the same channels, and those of '{path}' differ from "
-                    f"those of '{self._paths[0]}' ({differing}). Choose common ones with --variables."
-                )
-        name = self.grid.time
-        if name is None:
-            return np.zeros(1)
-        if name not in dataset.variables:
-            return np.arange(dataset.sizes[name], dtype=np.float64) + (0 if path == self._paths[0] else np.nan)
-        try:
-            return cf.times_in_units(dataset[name], first[name].attrs)
-        except (ValueError, KeyError) as error:
-            raise IngestError(
-                f"files that are joined in time must count it in units that fit, and those of '{path}' and "
-                f"'{self._paths[0]}' do not ({arrays.first_line(error)}). Set units and calendar of '{name}'."
-            ) from error
-
-    def _check_order(self) -> None:
-        for i in range(1, len(self._paths)):
-            before, after = self._times[i - 1], self._times[i]
-            if not (len(before) and len(after) and after[0] > before[-1]):
-                raise IngestError(
-                    f"files must follow each other in time, and '{self._paths[i]}' starts at {after[:1]}, "
-                    f"'{self._paths[i - 1]}' ends at {before[-1:]}. Give them in order, and none twice."
-                )
-
-    def _check_cyclic_column(self) -> None:
-        """Refuse a doubled longitude whose last column is not a copy of the first."""
-        if not self.grid.has_cyclic_column:
-            return
-        n = len(self.grid.longitudes)
-        for channel in self.channels:
-            at = {self.grid.lat: slice(None)} | ({self.grid.time: slice(0, 1)} if self.grid.time else {})
-            first, last = (self._field(self._paths[0], channel, {**at, self.grid.lon: slice(i, i + 1)}) for i in (0, n))
-            if not np.array_equal(first, last, equal_nan=first.dtype.kind == "f"):
-                raise IngestError(
-                    f"longitude '{self.grid.lon}' of '{self._paths[0]}' ends where it began, so its last column must "
-                    f"repeat the first, and that of '{channel.name}' does not. Remove the last column."
-                )
-
-    def _coordinates(self) -> dict[str, Coordinate]:
-        """Return latitudes, longitudes, times, channel names, and what else lies along these axes alone."""
-        dataset, grid = self._dataset(self._paths[0]), self.grid
-        renamed = {grid.lat: "lat", grid.lon: "lon"}
-        lats, lons = dataset[grid.lat].attrs, dataset[grid.lon].attrs
-        found = {
-            "lat": Coordinate(
-                ("lat",), grid.latitudes, cf.described(lats, standard_name="latitude", units="degrees_north")
-            ),
-            "lon": Coordinate(
-                ("lon",), grid.longitudes, cf.described(lons, standard_name="longitude", units="degrees_east")
-            ),
-            "channel": Coordinate(("channel",), np.array([c.name for c in self.channels], object), {}),
-        }
-        if grid.time is not None and grid.time in dataset.variables:
-            values = np.concatenate(self._times)
-            found["time"] = Coordinate(("time",), values, cf.plain(dataset[grid.time].attrs))
-        for name in map(str, dataset.variables):
-            array = dataset[name]
-            is_beside = set(array.dims) < {grid.lat, grid.lon} and array.dtype.kind in "biuf"
-            if is_beside and name not in (grid.lat, grid.lon) and name not in found:
-                at_most = {grid.lon: slice(0, len(grid.longitudes))}
-                values = np.asarray(array.isel(at_most, missing_dims="ignore").values)
-                found[name] = Coordinate(tuple(renamed[str(d)] for d in array.dims), values, cf.plain(array.attrs))
-        return found
+    def _parts(self, region: Region, whole: NDArray[Any]) -> Iterator[tuple[Field, Region, NDArray[Any]]]:
+        """Yield each variable of a region: its box over (time, level, lat, lon), and where that goes."""
+        (t0, *_), (t1, *_), channel = region.start, region.stop, len(region.shape) - 3
+        (y0, x0), (y1, x1) = region.start[-2:], region.stop[-2:]
+        first, last = region.start[channel], region.stop[channel]
+        place = 0
+        for field in self.fields:
+            n = 1 if self.channels.levels is not None else len(field.picks[0].indices)
+            low, high = max(first, place), min(last, place + n)
+            if low < high and self.channels.levels is not None:
+                part, (l0, l1) = whole[:, :, low - first], (region.start[1], region.stop[1])
+                yield field, Region((t0, l0, y0, x0), (t1, l1, y1, x1)), part
+            elif low < high:
+                part = whole[:, low - first : high - first]
+                yield field, Region((t0, low - place, y0, x0), (t1, high - place, y1, x1)), part
+            place += n
 
 
-def _opened(path: Path) -> xr.Dataset:
-    check_file(path, wanted="a NetCDF file")
-    try:
-        with _unwarned():
-            dataset = xr.open_dataset(path, decode_times=False, decode_timedelta=False, cache=False)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise IngestError(
-            f"a NetCDF file is wanted, and '{path}' does not open as one ({arrays.first_line(error)}). "
-            "Copy or download it again, or check it with ncdump -h."
-        ) from error
-    return dataset
+def open_climate(source: SourceUrl) -> Climate:
+    """Open a climate source: NetCDF, GRIB, or Zarr as xarray writes it; several files in time by a pattern with ``*``.
+
+    Raises:
+        IngestError: If it is none, or not what the URL chooses of it.
+    """
+    url = SourceUrl(source.place, climate=source.climate)
+    return Climate(places_of(source.place), choice=source.climate, url=str(url))
 
 
-@contextmanager
-def _unwarned() -> Iterator[None]:
-    """Keep quiet about variables with two fill values: both become NaN, which is what they mean."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", xr.SerializationWarning)
-        yield
+def _reopened(places: Sequence[str], choice: ClimateChoice, url: str) -> Climate:
+    return Climate(places, choice=choice, url=url)

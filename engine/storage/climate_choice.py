@@ -1,11 +1,11 @@
 """What of a climate source is wanted, as its URL says: variables, levels, times, and a box on the globe.
 
-    era5.zarr#variables=t,q                     these, in this order
-    era5.zarr#level=850,500                     of each variable with levels, those of these values
-    era5.zarr#levels=batch                      levels as a batch axis: (time, level, channel, lat, lon)
-    era5.zarr#time=2020-01-01:2020-02-01        from a date up to, not including, another
-    era5.zarr#time=0:8                          the first eight steps
-    era5.zarr#box=30,60,-20,40                  south, north, west and east in degrees; it may cross any meridian
+era5.zarr#variables=t,q                     these, in this order
+era5.zarr#level=850,500                     of each variable with levels, those of these values
+era5.zarr#levels=batch                      levels as a batch axis: (time, level, channel, lat, lon)
+era5.zarr#time=2020-01-01:2020-02-01        from a date up to, not including, another
+era5.zarr#time=0:8                          the first eight steps
+era5.zarr#box=30,60,-20,40                  south, north, west and east in degrees; it may cross any meridian
 """
 
 import re

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 from uuid import uuid4
 
 import numpy as np
@@ -16,9 +16,9 @@ from numpy.typing import DTypeLike, NDArray
 from engine.errors import AxisError, VolumeError
 from engine.geometry.axes import Axis, Role, check_axes
 from engine.geometry.edges import Edge
-from engine.storage import arrays, ngff, record
+from engine.storage import arrays, cf, ngff, record
 from engine.storage.pyramid import level_shape
-from engine.storage.readable import Readable
+from engine.storage.readable import Readable, View
 from engine.storage.source_url import parse_source
 from engine.storage.stored import Volume, open_group
 
@@ -42,6 +42,15 @@ class Coordinate:
     values: NDArray[Any]
     attributes: Mapping[str, Any] = field(default_factory=dict)
     """CF attributes: units, standard_name, calendar."""
+
+
+@runtime_checkable
+class Labelled(Protocol):
+    """A volume that is no Zarr of ours, and says its coordinates itself."""
+
+    @property
+    def coordinates(self) -> Mapping[str, Coordinate]:
+        """Labelled arrays beside the voxels, by name."""
 
 
 def create_volume(
@@ -89,7 +98,7 @@ def create_volume(
     halved = tuple(axis.name for axis in axes if axis.role is Role.SPACE) if downsampled is None else tuple(downsampled)
     datasets = _datasets(axes, n_levels=n_levels, halved=halved, origin=origin, name=array_name, flavour=flavour)
     own = record.described(axes=axes, datasets=datasets, edges=edges or {}, is_whole=flavour is Flavour.CF)
-    standard: dict[str, Any] = {"Conventions": "CF-1.11"}
+    standard: dict[str, Any] = {"Conventions": cf.CONVENTIONS}
     if flavour is Flavour.NGFF:
         standard = ngff.multiscales(_name(url), axes=axes, datasets=datasets)
     given = dict(attributes or {})
@@ -103,8 +112,9 @@ def create_volume(
             level = level_shape(level, [2 if axis.name in halved else 1 for axis in axes])
         for name, coordinate in (coordinates or {}).items():
             _create_coordinate(group, name, coordinate)
-        if beside := [name for name, coordinate in (coordinates or {}).items() if coordinate.axes != (name,)]:
-            group[datasets[0].path].attrs["coordinates"] = " ".join(beside)
+        if flavour is Flavour.CF:
+            beside = {name: (one.axes, one.attributes) for name, one in (coordinates or {}).items()}
+            group[datasets[0].path].attrs.update(cf.of_array(beside, given.get("channels", ())))
     return open_group(url)
 
 
@@ -114,6 +124,10 @@ def read_coordinates(volume: Readable) -> dict[str, Coordinate]:
     Raises:
         VolumeError: If the group does not open.
     """
+    while isinstance(volume, View):
+        volume = volume.base
+    if isinstance(volume, Labelled):
+        return dict(volume.coordinates)
     node = arrays.open_node(parse_source(volume.url).place)
     if not isinstance(node, zarr.Group):
         return {}

@@ -6,7 +6,10 @@ from hashlib import sha256
 from pathlib import Path
 
 from engine.errors import IngestError
-from engine.storage import arrays, climate, slide
+from engine.storage import arrays, climate_files, slide
+from engine.storage.climate import Climate
+from engine.storage.climate_choice import ClimateChoice
+from engine.storage.climate_files import is_climate, places_of
 from engine.storage.dicom_folder import beneath
 from engine.storage.fingerprint import fingerprint
 from engine.storage.joined import Joined
@@ -41,12 +44,12 @@ def open_source(
         IngestError: If there is none, the ending is unknown, or the file is not what its ending says.
     """
     if not urls:
-        raise IngestError("a source file is wanted, and none was given. Name a slide, scans, or NetCDF files.")
+        raise IngestError("a source file is wanted, and none was given. Name a slide, scans, or climate files.")
     given = tuple(replace(url, spacing=tuple(spacing)) if spacing is not None else url for url in urls)
     paths = [Path(arrays.local_path(url.place)) for url in given]
     path, name = paths[0], paths[0].name.lower()
-    if name.endswith(climate.SUFFIXES):
-        return climate.Climate(paths, variables=variables)
+    if is_climate(given[0].place):
+        return _climate(given, variables=variables)
     if all(is_scan(url.place) for url in given):
         return _joined(given) if len(given) > 1 else open_scan(given[0])
     if len(given) > 1:
@@ -57,7 +60,7 @@ def open_source(
         )
     if name.endswith(slide.SUFFIXES) and not path.is_dir():
         return open_slide(path, spacing=given[0].spacing)
-    known = " ".join((*slide.SUFFIXES, *SUFFIXES, *climate.SUFFIXES))
+    known = " ".join((*slide.SUFFIXES, *SUFFIXES, *climate_files.SUFFIXES))
     if path.is_dir() or not path.exists():
         what = "is a folder without DICOM" if path.is_dir() else "is not there"
         advice = beneath(path) if path.is_dir() else arrays.did_you_mean(str(path))
@@ -68,6 +71,19 @@ def open_source(
         f"a file that ends in one of {known}, or one of DICOM, is wanted, not '{path}' (ending '{path.suffix}'). "
         "Convert it to one of these, or rename it if its ending is wrong."
     )
+
+
+def _climate(urls: Sequence[SourceUrl], *, variables: Sequence[str] | None) -> Climate:
+    """Open climate files that follow each other in time; variables given by hand go before those of the URL."""
+    choices = {url.climate for url in urls} - {ClimateChoice()}
+    if len(choices) > 1:
+        raise IngestError(
+            f"files that are joined in time must be read alike, not as {[str(url) for url in urls]}. Give one choice."
+        )
+    choice = choices.pop() if choices else ClimateChoice()
+    if variables:
+        choice = replace(choice, variables=tuple(variables))
+    return Climate([place for url in urls for place in places_of(url.place)], choice=choice)
 
 
 def _joined(urls: Sequence[SourceUrl]) -> Joined:
@@ -88,4 +104,7 @@ def source_identity(source: Source, urls: Sequence[SourceUrl]) -> str:
     prints = [fingerprint(scan) for scan in scans if isinstance(scan, Scan)]
     if prints:
         return prints[0] if len(prints) == 1 else sha256("".join(prints).encode()).hexdigest()
-    return identity([Path(arrays.local_path(url.place)) for url in urls])
+    if isinstance(source, Climate) and not all(map(climate_files.is_file, source.files.places)):
+        return fingerprint(source)
+    places = source.files.places if isinstance(source, Climate) else [arrays.local_path(url.place) for url in urls]
+    return identity([Path(place) for place in places])

@@ -4,6 +4,9 @@ from pathlib import Path
 
 from engine.errors import VolumeError
 from engine.storage import arrays
+from engine.storage.climate import open_climate
+from engine.storage.climate_choice import ClimateChoice
+from engine.storage.climate_files import is_climate
 from engine.storage.members import members
 from engine.storage.placed import with_place
 from engine.storage.readable import Level, Readable
@@ -25,8 +28,9 @@ def open_volume(url: str, *, axes: str | None = None) -> Readable:
     Args:
         url: A bare Zarr array (v2 or v3), an OME-Zarr group (0.4 or 0.5), a group that the engine wrote, a path
             inside one such as ``out.zarr/probability``, a slide or TIFF file, a scan (NIfTI, MetaImage, NRRD) or
-            the folder of a DICOM series; behind a ``#``, how it is to be read, as ``slide.svs#mpp=0.5``: see
-            :mod:`engine.storage.source_url`.
+            the folder of a DICOM series, a climate grid (NetCDF, GRIB, or Zarr as xarray writes it), or several files
+            of one that follow each other in time, as ``era5_*.nc``; behind a ``#``, how it is to be read, as
+            ``slide.svs#mpp=0.5``: see :mod:`engine.storage.source_url`.
         axes: Names for the axes of a bare array, as "zyx", "t,c,y,x" or "lat,lon"; they go before its own.
 
     Raises:
@@ -34,7 +38,12 @@ def open_volume(url: str, *, axes: str | None = None) -> Readable:
             a number, its ingest was not finished, or it cannot be read as the URL wants.
     """
     source = parse_source(url)
-    base = _scan(source) if is_scan(source.place) else _other(source, axes=axes)
+    if is_scan(source.place):
+        base = _scan(source)
+    elif is_climate(source.place):
+        base = _climate(source)
+    else:
+        base = _other(source, axes=axes)
     return _seen(base if source.slices is None else sliced(base, source), source)
 
 
@@ -57,11 +66,25 @@ def _scan(source: SourceUrl) -> Readable:
     return open_scan(source)
 
 
+def _climate(source: SourceUrl) -> Readable:
+    if source.mpp is not None or source.spacing is not None or source.series is not None:
+        raise VolumeError(
+            f"'mpp', 'spacing' and 'series' are of slides and scans, and '{source.place}' is a climate grid, read at "
+            "its own latitudes and longitudes. Leave them out."
+        )
+    return open_climate(source)
+
+
 def _other(source: SourceUrl, *, axes: str | None) -> Readable:
     if source.series is not None or len(source.spacing or ()) > 2:
         raise VolumeError(
             f"'series', and a spacing along z, y and x, are of scans and folders of DICOM, and '{source.place}' is "
             "none, or is not there. Leave them out, or correct the path."
+        )
+    if source.climate != ClimateChoice():
+        raise VolumeError(
+            f"'{source.climate.options[0]}' is of climate grids (NetCDF, GRIB, or Zarr as xarray writes it), and "
+            f"'{source.place}' is none, or is not there. Leave it out, or correct the path."
         )
     place = arrays.local_path(source.place)
     if place.lower().endswith(SUFFIXES) and arrays.is_local(place) and not Path(place).is_dir():

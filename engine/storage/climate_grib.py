@@ -1,0 +1,71 @@
+"""GRIB files as one dataset, by cfgrib: every kind of level has an axis of its own."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import cfgrib  # type: ignore[import-untyped]
+import numpy as np
+import xarray as xr
+
+from engine.errors import IngestError
+from engine.storage import arrays
+
+_SHARED = {"time", "step", "valid_time", "number", "latitude", "longitude", "x", "y", "values"}
+"""Coordinates of cfgrib that are not vertical."""
+
+
+def open_grib(place: str) -> xr.Dataset:
+    """Return a GRIB file as xarray sees it, its messages read only when asked for, and no index file left beside it.
+
+    A variable that comes on two kinds of levels is named after its second kind too, as ``t_surface``.
+
+    Raises:
+        IngestError: If it is no GRIB, damaged, or its fields lie on several grids or at different times.
+    """
+    try:
+        parts = cfgrib.open_datasets(
+            place, backend_kwargs={"indexpath": ""}, decode_times=False, decode_timedelta=False, cache=False
+        )
+    except (*arrays.READ_ERRORS, cfgrib.DatasetBuildError, AttributeError) as error:
+        raise _unreadable(place, arrays.first_line(error)) from error
+    if not any(part.data_vars for part in parts):
+        raise _unreadable(place, "it holds no fields")
+    try:
+        return _joined(parts)
+    except ValueError as error:
+        raise IngestError(
+            f"the fields of a GRIB file must share one grid and the same times, and those of '{place}' do not "
+            f"({arrays.first_line(error)}). Split it by grib_copy first."
+        ) from error
+
+
+def _joined(parts: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Return all parts in one; of two vertical axes of one name and other values, the second is numbered."""
+    found = xr.Dataset(attrs=parts[0].attrs)
+    for part in parts:
+        scalars = [name for name in part.coords if name not in _SHARED and part[name].ndim == 0]
+        own = part.drop_vars(scalars)
+        names = {name: _axis_name(found, own, str(name)) for name in own.dims if name not in _SHARED}
+        names |= {name: _variable_name(found, own[name]) for name in own.data_vars}
+        found = xr.merge([found, own.rename(names)], join="exact", compat="equals", combine_attrs="override")
+    return found
+
+
+def _axis_name(found: xr.Dataset, part: xr.Dataset, name: str) -> str:
+    for number in range(1, len(found.dims) + 2):
+        free = name if number == 1 else f"{name}{number}"
+        if free not in found.dims or np.array_equal(found[free].values, part[name].values):
+            return free
+    return name
+
+
+def _variable_name(found: xr.Dataset, array: xr.DataArray) -> str:
+    name = str(array.name)
+    return f"{name}_{array.attrs.get('GRIB_typeOfLevel', 'other')}" if name in found.data_vars else name
+
+
+def _unreadable(place: str, why: Any) -> IngestError:  # noqa: ANN401 -- any reason
+    return IngestError(
+        f"a GRIB file is wanted, and '{place}' does not open as one ({why}). Copy or download it again, or check it "
+        "with grib_ls."
+    )
