@@ -10,10 +10,12 @@ import zarr
 from numpy.typing import NDArray
 
 from engine.errors import IngestError
+from engine.geometry.axes import Role
 from engine.geometry.grid import Grid
 from engine.geometry.region import Region
 from engine.storage import arrays, cf, record
 from engine.storage.climate import Climate
+from engine.storage.climate_coordinates import CHANNEL_NAMES
 from engine.storage.create import Coordinate, read_coordinates
 from engine.storage.source_file import open_source, own_urls, source_identity
 from engine.storage.source_url import SourceUrl
@@ -106,13 +108,14 @@ def _new_times(source: Climate, volume: Volume, attributes: Mapping[str, Any]) -
 def _check_grid(source: Climate, volume: Volume, known: Mapping[str, Coordinate]) -> None:
     """Refuse a source with other channels, another dtype, or on another grid."""
     own = source.coordinates
-    for name in dict.fromkeys(axis.name for axis in volume.axes[1:]):
+    for axis in volume.axes[1:]:
+        name = CHANNEL_NAMES if axis.role is Role.CHANNEL else axis.name
         a, b = (c[name].values if name in c else np.zeros(0) for c in (known, own))
         is_number = a.dtype.kind in "iuf" and b.dtype.kind in "iuf"
         if a.shape != b.shape or not (np.allclose(a, b, rtol=0, atol=_SLACK) if is_number else list(a) == list(b)):
             raise IngestError(
-                f"steps that are appended must lie on the volume's own grid, and axis '{name}' of '{source.url}' has "
-                f"{_ends(b)}, that of '{volume.url}' {_ends(a)}. Choose the same variables, levels and box."
+                f"steps that are appended must lie on the volume's own grid, and axis '{axis.name}' of '{source.url}' "
+                f"has {_ends(b)}, that of '{volume.url}' {_ends(a)}. Choose the same variables, levels and box."
             )
     if source.dtype != volume.dtype:
         raise IngestError(

@@ -37,21 +37,23 @@ def described(attributes: Mapping[Any, Any], **wanted: str) -> dict[str, Any]:
 
 
 def of_array(
-    beside: Mapping[str, tuple[Sequence[str], Mapping[str, Any]]], channels: Sequence[Mapping[str, Any]]
+    name: str, beside: Mapping[str, tuple[Sequence[str], Mapping[str, Any]]], channels: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Return what the array of a volume says: its quantity, its map, and the coordinates that name no axis.
 
-    >>> of_array({"lat": (["lat"], {}), "gw": (["lat"], {})}, [{"units": "K", "cell_methods": "a"}, {"units": "K"}])
-    {'units': 'K', 'coordinates': 'gw'}
+    >>> of_array("values", {"lat": (["lat"], {}), "gw": (["lat"], {})}, [{"units": "K"}, {"units": "K"}])
+    {'long_name': 'values', 'units': 'K', 'coordinates': 'gw'}
 
     Args:
+        name: Of the array.
         beside: Axes and attributes of each array beside it.
         channels: What each channel is; what is not the same for all is left out.
     """
-    names, first = ("units", "standard_name", "cell_methods"), channels[0] if channels else {}
-    found = {name: first[name] for name in names if name in first and all(c.get(name) == first[name] for c in channels)}
-    maps = [name for name, (_, attributes) in beside.items() if "grid_mapping_name" in attributes]
-    others = [name for name, (axes, _) in beside.items() if tuple(axes) != (name,) and name not in maps]
+    keys, first = ("long_name", "units", "standard_name", "cell_methods"), channels[0] if channels else {}
+    same = {key: first[key] for key in keys if key in first and all(c.get(key) == first[key] for c in channels)}
+    found = {"long_name": name, **same}
+    maps = [one for one, (_, attributes) in beside.items() if "grid_mapping_name" in attributes]
+    others = [one for one, (axes, _) in beside.items() if tuple(axes) != (one,) and one not in maps]
     found |= {"grid_mapping": maps[0]} if maps else {}
     return found | ({"coordinates": " ".join(others)} if others else {})
 

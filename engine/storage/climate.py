@@ -128,7 +128,10 @@ class Climate:
         level is, where they are an axis. ``pole``: see :func:`engine.storage.climate_grid.pole_facts`.
         """
         channels = self.channels.channels
-        found = {**cf.plain(self.files.dataset(0).attrs), "Conventions": cf.CONVENTIONS}
+        said = cf.plain(self.files.dataset(0).attrs)
+        names = ", ".join(place.rpartition("/")[2] for place in self.files.places[:3])
+        history = f"{said.get('history', '')}\nhaloengine: channels of {names}".strip()
+        found = {**said, "Conventions": cf.CONVENTIONS, "history": history}
         found["channels"] = [channel.to_json() for channel in channels]
         if self.channels.levels is not None:
             found["levels"] = [level.to_json() for level in self.channels.levels.levels]

@@ -137,7 +137,7 @@ def _chosen(axis: LevelAxis, choice: ClimateChoice, name: str, *, path: str) -> 
         if not len(near):
             units = axis.levels[0].units if axis.levels else None
             raise IngestError(
-                f"level {wanted:g} is wanted, and variable '{name}' of '{path}' has {[round(v, 6) for v in values]} "
+                f"level {wanted:g} is wanted, and variable '{name}' of '{path}' has {[f'{v:g}' for v in values]} "
                 f"({units or 'no units'}). Choose of these, or leave the variable out (#variables=)."
             )
         found.append(int(near[0]))
@@ -164,11 +164,13 @@ def _as_batch(
 ) -> ChannelSet:
     """Return a channel per variable, all of which must have the same levels."""
     first, *others = axes
-    if axes[first] is None or any(axes[name] != axes[first] for name in others):
-        has = {name: axis and len(known[axis].levels) for name, axis in axes.items()}
+    if misfits := [name for name in axes if axes[name] is None or axes[name] != axes[first]]:
+        has = {name: f"{len(known[axis].levels)} along '{axis}'" if axis else "none" for name, axis in axes.items()}
+        other = misfits[0] if misfits[0] != first else (others or [first])[0]
         raise IngestError(
-            f"with #levels=batch every variable must have the same level axis, and those of '{path}' have {axes} "
-            f"({has} levels). Choose variables that share one (#variables=), or leave #levels=batch out."
+            f"with #levels=batch every variable must have the same level axis, and of '{path}' '{first}' has "
+            f"{has[first]}, '{other}' has {has[other]}. Choose variables that share one (#variables=), or leave "
+            "#levels=batch out."
         )
     axis, indices = known[axes[first] or ""], chosen[first]
     levels = LevelAxis(axis.name, tuple(axis.levels[i] for i in indices), axis.standard_name)

@@ -15,6 +15,9 @@ from engine.storage.climate_times import Times
 from engine.storage.create import Coordinate
 from engine.storage.readable import Readable
 
+CHANNEL_NAMES = "channel_name"
+"""The array of channel names. CF wants numbers in an array that is called as its axis, and texts beside it."""
+
 
 def find_coordinates(
     dataset: xr.Dataset, grid: GlobeGrid, channels: ChannelSet, times: Times | None
@@ -27,7 +30,7 @@ def find_coordinates(
     found = {
         "lat": Coordinate(("lat",), grid.latitudes, lat),
         "lon": Coordinate(("lon",), grid.longitudes, lon),
-        "channel": Coordinate(("channel",), names, {"long_name": "variable, and level of it"}),
+        CHANNEL_NAMES: Coordinate(("channel",), names, {"long_name": "variable, and level of it"}),
     }
     if times is not None and times.attributes:
         found["time"] = Coordinate(("time",), times.chosen, {"standard_name": "time", "axis": "T", **times.attributes})
@@ -58,9 +61,9 @@ def _beside(dataset: xr.Dataset, grid: GlobeGrid, *, taken: Mapping[str, Coordin
         is_mapping = "grid_mapping_name" in array.attrs
         if is_beside and not is_mapping and name not in (grid.lat, grid.lon) and name not in taken:
             read = array.isel({grid.lat: grid.rows, grid.lon: grid.columns}, missing_dims="ignore")
-            found[name] = Coordinate(
-                tuple(renamed[str(d)] for d in array.dims), np.asarray(read.values), cf.plain(array.attrs)
-            )
+            is_time = " since " in str(array.attrs.get("units", ""))
+            about = {**({"standard_name": "time"} if is_time else {}), **cf.plain(array.attrs)}
+            found[name] = Coordinate(tuple(renamed[str(d)] for d in array.dims), np.asarray(read.values), about)
     return found
 
 

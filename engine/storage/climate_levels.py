@@ -1,6 +1,7 @@
 """Vertical axes of climate files: pressure, hybrid, height and depth, with their units and which way they count."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -63,13 +64,19 @@ class Level:
     """Of a hybrid level: the part of its pressure that is the same everywhere, in ``a_units``."""
     b: float | None = None
     """Of a hybrid level: the share of surface pressure in its pressure."""
+    a_bounds: tuple[float, float] | None = None
+    """Of a hybrid level: ``a`` at the interfaces of its layer, in the order in which the levels run."""
+    b_bounds: tuple[float, float] | None = None
     a_units: str | None = None
     surface_pressure: str | None = None
     """Of a hybrid level: the variable in the file that is its surface pressure; None where the file has none."""
 
     def to_json(self) -> dict[str, Any]:
         """Return what is known, as JSON values."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        known = {name: value for name, value in asdict(self).items() if value is not None}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in known.items()} | {
+            "kind": self.kind.value
+        }
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,7 @@ def level_axis(dataset: xr.Dataset, name: str) -> LevelAxis:
     return LevelAxis(name, levels, attributes.get("standard_name"))
 
 
-def _kind(name: str, attributes: dict[str, Any]) -> Vertical:
+def _kind(name: str, attributes: Mapping[str, Any]) -> Vertical:
     if (standard_name := attributes.get("standard_name")) in _STANDARD_NAMES:
         return _STANDARD_NAMES[standard_name]
     units, lowered = str(attributes.get("units", "")).lower(), name.lower()
@@ -127,7 +134,7 @@ def _kind(name: str, attributes: dict[str, Any]) -> Vertical:
     return Vertical.LEVEL
 
 
-def _terms(attributes: dict[str, Any]) -> dict[str, str]:
+def _terms(attributes: Mapping[str, Any]) -> dict[str, str]:
     """Return the variables of a formula by its terms.
 
     >>> _terms({"formula_terms": "ap: hyam b: hybm ps: PS"})
@@ -138,16 +145,44 @@ def _terms(attributes: dict[str, Any]) -> dict[str, str]:
 
 
 def _hybrid(dataset: xr.Dataset, name: str) -> list[dict[str, Any]]:
-    """Return a, b and the surface pressure of each level of ``p = ap + b ps`` or ``p = a p0 + b ps``."""
-    n, terms = dataset.sizes[name], _terms(dataset[name].attrs if name in dataset.variables else {})
-    found: list[dict[str, Any]] = [{} for _ in range(n)]
-    if (ps := terms.get("ps")) in dataset.variables:
-        found = [{"surface_pressure": ps} for _ in range(n)]
-    pressure = terms.get("ap") or terms.get("p0")
-    if not {terms.get("b"), pressure, terms.get("ap") or terms.get("a")} <= set(dataset.variables):
-        return found
+    """Return what the formula of hybrid levels says of each."""
+    attributes = dataset[name].attrs if name in dataset.variables else {}
+    found: list[dict[str, Any]] = [{} for _ in range(dataset.sizes[name])]
+    if (ps := _terms(attributes).get("ps")) in dataset.variables:
+        found = [{"surface_pressure": ps} for _ in found]
+    if (at_levels := _coefficients(dataset, attributes)) is not None:
+        a, b, units = at_levels
+        said = {"a_units": units} if units is not None else {}
+        found = [{**one, **said, "a": float(a[i]), "b": float(b[i])} for i, one in enumerate(found)]
+    between = _coefficients(dataset, _interfaces(dataset, name))
+    if between is not None and between[0].shape in ((len(found), 2), (len(found) + 1,)):
+        a, b = (np.stack([c[:-1], c[1:]], axis=1) if c.ndim == 1 else c for c in between[:2])
+        for i, one in enumerate(found):
+            one.update(a_bounds=(float(a[i, 0]), float(a[i, 1])), b_bounds=(float(b[i, 0]), float(b[i, 1])))
+    return found
+
+
+def _coefficients(
+    dataset: xr.Dataset, attributes: Mapping[str, Any]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], str | None] | None:
+    """Return a, b and the units of a, of ``p = ap + b ps`` or ``p = a p0 + b ps``; None where the formula lacks one."""
+    terms = _terms(attributes)
+    pressure, factor = (terms.get("ap"), terms.get("ap")) if "ap" in terms else (terms.get("p0"), terms.get("a"))
+    if not {terms.get("b"), pressure, factor} <= set(dataset.variables):
+        return None
     scale = 1.0 if "ap" in terms else float(dataset[pressure].values)
-    a = np.asarray(dataset[terms.get("ap") or terms["a"]].values, np.float64) * scale
-    b = np.asarray(dataset[terms["b"]].values, np.float64)
-    units = {"a_units": str(dataset[pressure].attrs["units"])} if "units" in dataset[pressure].attrs else {}
-    return [{**one, **units, "a": float(a[i]), "b": float(b[i])} for i, one in enumerate(found)]
+    a, b = (np.asarray(dataset[one].values, np.float64) for one in (factor, terms["b"]))
+    units = dataset[pressure].attrs.get("units")
+    return a * scale, b, None if units is None else str(units)
+
+
+def _interfaces(dataset: xr.Dataset, name: str) -> Mapping[str, Any]:
+    """Return the attributes of what lies between levels: their bounds (CMIP), or an axis one longer (CESM's ilev)."""
+    own = dataset[name].attrs if name in dataset.variables else {}
+    if (bounds := own.get("bounds")) in dataset.variables:
+        return dataset[bounds].attrs
+    for other in map(str, dataset.dims):
+        is_longer = other in dataset.variables and dataset.sizes[other] == dataset.sizes[name] + 1
+        if is_longer and dataset[other].attrs.get("standard_name") == own.get("standard_name"):
+            return dataset[other].attrs
+    return {}

@@ -114,7 +114,7 @@ def create_volume(
             _create_coordinate(group, name, coordinate)
         if flavour is Flavour.CF:
             beside = {name: (one.axes, one.attributes) for name, one in (coordinates or {}).items()}
-            group[datasets[0].path].attrs.update(cf.of_array(beside, given.get("channels", ())))
+            group[datasets[0].path].attrs.update(cf.of_array(array_name, beside, given.get("channels", ())))
     return open_group(url)
 
 

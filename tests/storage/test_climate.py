@@ -115,7 +115,9 @@ def test_levels_may_be_a_batch_axis_with_a_coordinate_of_its_own(tmp_path):
         "hPa",
         "down",
     )
-    with pytest.raises(EngineError, match=r"every variable must have the same level axis.*'sp': None"):
+    with pytest.raises(
+        EngineError, match=r"every variable must have the same level axis.*'t' has 3 along 'level', 'sp' has none"
+    ):
         open_volume(f"{path}#levels=batch")
 
 
@@ -284,7 +286,7 @@ def test_a_run_over_a_store_equals_the_whole_globe_and_carries_its_coordinates(t
         assert found["output"].dims == ("time", "channel", "lat", "lon")
         assert np.array_equal(found["lat"].values, dataset["lat"].values)
         assert found["time"].dt.year.values.tolist() == [2001, 2001]
-        assert list(found["channel"].values) == ["t_850", "t_500", "t_250"]
+        assert list(found["channel_name"].values) == ["t_850", "t_500", "t_250"]
     assert output.edges["lon"].kind is EdgeKind.WRAP
     assert output.attributes["pole"]["ends_at_pole"] == [True, True]
 
@@ -311,9 +313,17 @@ def test_hybrid_levels_keep_their_coefficients_and_height_and_depth_their_direct
     }
     dataset = dataset.assign_coords(level=("level", [0.1, 0.5, 1.0], about))
     dataset["ap"], dataset["b"] = ("level", [100.0, 50.0, 0.0], {"units": "Pa"}), ("level", [0.0, 0.5, 1.0])
+    dataset["level"].attrs["bounds"] = "level_bnds"
+    dataset["level_bnds"] = (
+        ("level", "two"),
+        [[0, 0.3], [0.3, 0.75], [0.75, 1.0]],
+        {"formula_terms": "ap: ap_bnds b: b_bnds ps: sp"},
+    )
+    dataset["ap_bnds"] = (("level", "two"), [[100.0, 75.0], [75.0, 25.0], [25.0, 0.0]])
+    dataset["b_bnds"] = (("level", "two"), [[0, 0.25], [0.25, 0.75], [0.75, 1.0]])
     volume = open_volume(str(to_netcdf(dataset, tmp_path / "a.nc")))
     level = volume.attributes["channels"][1]["level"]
-    assert level == {"kind": "hybrid", "value": 0.5, "units": "1", "positive": "down", "a": 50.0, "b": 0.5, "a_units": "Pa", "surface_pressure": "sp"}  # fmt: skip
+    assert level == {"kind": "hybrid", "value": 0.5, "units": "1", "positive": "down", "a": 50.0, "b": 0.5, "a_bounds": [75.0, 25.0], "b_bounds": [0.25, 0.75], "a_units": "Pa", "surface_pressure": "sp"}  # fmt: skip
     for name, about, kind, positive in (
         ("h", {"units": "m", "standard_name": "height"}, "height", "up"),
         ("deptht", {"units": "m", "positive": "down"}, "depth", "down"),
@@ -325,6 +335,40 @@ def test_hybrid_levels_keep_their_coefficients_and_height_and_depth_their_direct
         other.to_netcdf(tmp_path / f"{name}.nc")
         level = open_volume(str(tmp_path / f"{name}.nc")).attributes["channels"][0]["level"]
         assert (level["kind"], level.get("positive")) == (kind, positive)
+
+
+def test_levels_of_cesm_take_their_interfaces_from_the_longer_axis(tmp_path):
+    name = "atmosphere_hybrid_sigma_pressure_coordinate"
+    dataset = globe(variables=("t",)).rename(level="lev", sp="PS")
+    dataset["lev"].attrs = {"standard_name": name, "formula_terms": "a: hyam b: hybm p0: P0 ps: PS", "units": "hPa"}
+    dataset["hyam"], dataset["hybm"] = ("lev", [0.1, 0.05, 0.0]), ("lev", [0.0, 0.5, 1.0])
+    about = {"standard_name": name, "formula_terms": "a: hyai b: hybi p0: P0 ps: PS"}
+    dataset = dataset.assign_coords(ilev=("ilev", np.arange(4.0), about))
+    dataset["hyai"], dataset["hybi"] = ("ilev", [0.2, 0.1, 0.01, 0.0]), ("ilev", [0.0, 0.25, 0.75, 1.0])
+    dataset["P0"] = ((), 1e5, {"units": "Pa"})
+    channels = open_volume(str(to_netcdf(dataset, tmp_path / "a.nc"))).attributes["channels"]
+    level = next(c for c in channels if c["index"] == 1)["level"]
+    assert (level["a"], level["a_bounds"], level["b_bounds"]) == (5000.0, [10000.0, 1000.0], [0.25, 0.75])
+    assert (level["a_units"], level["surface_pressure"]) == ("Pa", "PS")
+
+
+def test_a_grib_file_with_several_kinds_of_levels_is_one_volume(tmp_path):
+    dataset = globe()
+    dataset["u"] = dataset["u"].isel(level=slice(2)).rename(level="level2")
+    dataset = dataset.rename(sp="ts").assign(sp=dataset["sp"])
+    parts = [dataset[["t", "sp"]], dataset[["u"]].rename(level2="level"), dataset[["ts"]].rename(ts="t")]
+    files = [to_grib(part, tmp_path / f"{i}.grib").read_bytes() for i, part in enumerate(parts)]
+    (tmp_path / "all.grib").write_bytes(b"".join(files))
+    volume = open_volume(str(tmp_path / "all.grib"))
+    channels = volume.attributes["channels"]
+    names = ["sp", "t_250", "t_500", "t_850", "t_surface", "u_500", "u_850"]
+    assert sorted(c["name"] for c in channels) == names
+    for i, channel in enumerate(channels):
+        one = {"t_surface": "ts"}.get(channel["variable"], channel["variable"])
+        expected = dataset[one].values
+        if "level" in channel:
+            expected = expected[:, LEVELS.index(channel["level"]["value"])]
+        assert np.array_equal(whole(volume)[:, i], expected)
 
 
 def changed(dataset: xr.Dataset, **attributes) -> xr.Dataset:

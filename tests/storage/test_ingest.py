@@ -164,7 +164,7 @@ def check_climate(paths, tmp_path, variables, **options):
         assert np.nanstd(oracle) > 0
         found = opened["values"].isel(channel=channel)
         assert np.array_equal(found.values, oracle[..., : found.shape[-1]], equal_nan=True)
-        assert str(found.channel.values) == record["name"]
+        assert str(found.channel_name.values) == record["name"]
     return volume, opened
 
 
@@ -174,7 +174,7 @@ def test_a_climate_grid_equals_xarray(tmp_path, lon_first):
     volume, opened = check_climate(paths, tmp_path, None)
     assert volume.shape == (6, 4, 9, 24)
     assert {k: e.kind for k, e in volume.edges.items()} == {"lon": EdgeKind.WRAP}
-    assert list(opened.channel.values) == ["t_850", "t_500", "t_250", "ps"]
+    assert list(opened.channel_name.values) == ["t_850", "t_500", "t_250", "ps"]
     assert list(opened.time.values) == [0, 1, 2, 3, 4, 5]
     assert opened.lat.attrs["standard_name"] == "latitude"
     assert opened.time.attrs["units"] == "days since 2001-01-01"

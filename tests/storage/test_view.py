@@ -223,7 +223,7 @@ REFUSED = {
     "a volume without a unit": (lambda p: f"{bare(p / 'a.zarr')}#mpp=1", "#spacing=0.5"),
     "a slide without a resolution": (lambda p: f"{unspaced(p / 'a.tif')}#mpp=1", "#spacing=0.5"),
     "a slide without a resolution, as it is": (lambda p: unspaced(p / "a.tif"), "#spacing=0.5"),
-    "an option that nobody knows": (lambda p: f"{p}/a.svs#level=2", "not 'level'"),
+    "an option that nobody knows": (lambda p: f"{p}/a.svs#page=2", "not 'page'"),
     "an option twice": (lambda p: f"{p}/a.svs#mpp=2&mpp=3", "each once"),
     "an mpp of nothing": (lambda p: f"{p}/a.svs#mpp=", "'mpp' must be a positive number"),
     "an mpp of zero": (lambda p: f"{p}/a.svs#mpp=0", "not '0'"),
