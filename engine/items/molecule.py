@@ -7,11 +7,11 @@ Open Babel's: the two call a few atoms of unusual rings aromatic or not as they 
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from rdkit import Chem, RDLogger
+from rdkit import Chem, rdBase
 
 from engine.errors import IngestError
 from engine.models.atom_types import ATOM_TYPES, NUMBERS
@@ -21,13 +21,15 @@ SEVERAL = {HYDROGEN, CARBON, NITROGEN, OXYGEN, SULFUR, 0}
 SIMPLE = {kind.element: number for number, kind in enumerate(ATOM_TYPES) if kind.element not in SEVERAL}
 """The type of elements that have one only."""
 
-Atom = Any
-"""An atom of RDKit, which has no types."""
+Molecule: TypeAlias = Any
+"""RDKit's own."""
+Atom: TypeAlias = Any
+"""RDKit's own."""
 
-RDLogger.DisableLog("rdApp.*")  # what it has to say of a file is told as the reason of a failure
+rdBase.DisableLog("rdApp.*")  # what it has to say of a file is told as the reason of a failure
 
 
-def read_molecule(file: Path) -> Any:  # noqa: ANN401 -- a molecule of RDKit, which has no types
+def read_molecule(file: Path) -> Molecule:
     """Return the first molecule of a file with hydrogens, bonds and one conformer.
 
     Bonds of a PDB file are those of known residues, of CONECT, and of atoms that are close. Chemistry that RDKit cannot
@@ -38,7 +40,7 @@ def read_molecule(file: Path) -> Any:  # noqa: ANN401 -- a molecule of RDKit, wh
     """
     try:
         if file.suffix.lower() == ".pdb":
-            molecule = Chem.MolFromPDBFile(str(file), sanitize=False, removeHs=False)
+            molecule: Molecule = Chem.MolFromPDBFile(str(file), sanitize=False, removeHs=False)
         else:
             molecule = next(iter(Chem.SDMolSupplier(str(file), sanitize=False, removeHs=False)), None)
     except (OSError, RuntimeError, ValueError) as error:
@@ -54,7 +56,7 @@ def _unreadable(file: Path, why: str) -> IngestError:
     return IngestError(f"a molecule is wanted of '{file}', and cannot be read: {why}. Fetch or make it again.")
 
 
-def types_of(molecule: Any) -> tuple[NDArray[np.float32], NDArray[np.int32]]:  # noqa: ANN401 -- RDKit has no types
+def types_of(molecule: Molecule) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Return the places (atom, 3), in Angstrom, and the types (atom,) of a molecule's atoms, its hydrogens included."""
     n = molecule.GetNumAtoms()
     place = molecule.GetConformer().GetPositions() if n else np.empty((0, 3))

@@ -60,8 +60,9 @@ def pocket_array(
     if centre is None and ligand is not None:
         centre = ligand.place.mean(axis=0, dtype=np.float64)
     place = np.concatenate([part.place.astype(np.float64) for part, _ in parts] or [np.empty((0, 3))]) - centre
-    kind = np.concatenate([part.type + first for part, first in parts] or [np.empty(0)])
-    place = turn.apply(place) if turn is not None and len(place) else place
+    kind = np.concatenate([part.type + first for part, first in parts] or [np.empty(0, np.int32)])
+    if turn is not None and len(place):
+        place = turn.apply(place)
     is_near = (np.abs(place) < KEPT).all(axis=1)
     if not 0 < (n := int(is_near.sum())) <= N_ATOMS:
         if n:
@@ -89,7 +90,7 @@ def _turn(item: Item) -> Rotation | None:
     text = item.row.get("turn")
     if not text:
         return None
-    try:
-        return Rotation.random(random_state=int(text))
-    except ValueError as error:
-        raise IngestError(f"the turn of item '{item.id}' must be a whole number, not '{text}'. Mend it.") from error
+    if not text.isdecimal():
+        raise IngestError(f"the turn of item '{item.id}' must be a whole number, not '{text}'. Mend it.")
+    rotation: Rotation = Rotation.random(random_state=int(text))
+    return rotation

@@ -11,8 +11,7 @@ from engine.geometry.region import Region
 from engine.items.outputs import Output
 from engine.items.plan import Block, ItemPlan
 from engine.storage.create import Flavour, create_volume
-from engine.storage.stored import Volume
-from engine.storage.volume import open_volume
+from engine.storage.stored import Volume, open_stored
 
 VOXELS = "voxels.zarr"
 
@@ -64,7 +63,7 @@ def open_voxels(folder: str, plan: ItemPlan, outputs: Sequence[Output]) -> Volum
     """Open the volumes of a run to be written; a bucket has none where no item of it could be computed."""
     numbers = range(len(plan.buckets))
     urls = {(out.name, n): voxels_url(folder, out.name, n) for n in numbers for out in outputs if out.is_volume}
-    return {key: open_volume(url) for key, url in urls.items() if Path(url).exists()}
+    return {key: open_stored(url) for key, url in urls.items() if Path(url).exists()}
 
 
 def write_voxels(volumes: Volumes, values: Mapping[str, NDArray[Any]], block: Block) -> int:

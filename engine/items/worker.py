@@ -4,7 +4,7 @@ import resource
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -61,7 +61,9 @@ class Results:
     """Per output (item, ...); items that failed hold zeros."""
     reasons: list[str | None]
     """Why each failed; None where it did not."""
-    seconds: dict[str, float] = field(default_factory=dict)
+    read_seconds: float = 0.0
+    """Spent waiting for items, not reading them."""
+    compute_seconds: float = 0.0
 
 
 class ItemWorker:
@@ -96,7 +98,8 @@ class ItemWorker:
         written += write_part(path, ids, block, outputs=outputs, values=results.values, reasons=results.reasons)
         return replace(
             receipt,
-            **results.seconds,
+            read_seconds=results.read_seconds,
+            compute_seconds=results.compute_seconds,
             write_seconds=time.perf_counter() - began,
             n_voxels=sum(values.size for values in results.values.values()),
             n_tiles=len(ids),
@@ -108,14 +111,14 @@ class ItemWorker:
         """Read the items of a block and run the model on them, batch by batch as they come."""
         bucket = self._factory.plan.buckets[block.bucket]
         coming = [self._readers.submit(self._read, int(number), bucket.shape) for number in block.numbers]
-        results = Results({}, [None] * len(coming), {"read_seconds": 0.0, "compute_seconds": 0.0})
+        results = Results({}, [None] * len(coming))
         for start in range(0, len(coming), bucket.batch_size):
             began = time.perf_counter()
             arrays = self._taken(coming[start : start + bucket.batch_size], start, results)
             read = time.perf_counter()
             self._run_batch(arrays, bucket.batch_size, start, results)
-            results.seconds["read_seconds"] += read - began
-            results.seconds["compute_seconds"] += time.perf_counter() - read
+            results.read_seconds += read - began
+            results.compute_seconds += time.perf_counter() - read
         return results
 
     def _read(self, number: int, shape: tuple[int, ...]) -> Array:

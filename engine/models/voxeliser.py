@@ -105,7 +105,7 @@ class Voxeliser(nn.Module):
         place, grid = place[near], grid[near]
         steps = torch.arange(math.floor(2 * reach) + 1, device=place.device)
         chunk = ATOMS_PER_CHUNK.get(place.device.type, ATOMS_PER_CHUNK["cuda"])
-        for p, channel in zip(place.split(chunk), grid.split(chunk), strict=True):
+        for p, channel in zip(torch.split(place, chunk), torch.split(grid, chunk), strict=True):
             voxels = torch.ceil(p - reach).long()[:, :, None] + steps  # (atom, 3, step)
             squared = ((voxels - p[:, :, None]) / radius).square()
             squared = torch.where((voxels >= 0) & (voxels < self.n), squared, self.reach**2)  # outside is too far
