@@ -103,7 +103,7 @@ class Columns(nn.Module):
         return self.variables * self.levels + self.scalars
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return what the network gives for every cell of ``x`` (batch, channel, *space), in the same dtype as it.
+        """Return what the network gives for every cell of ``x`` (batch, channel, *space), in the dtype that it gives.
 
         Raises:
             ModelError: If the channels are not as many as said, or the network gives something else than columns.

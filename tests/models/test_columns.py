@@ -11,6 +11,7 @@ from engine.geometry.axes import Axis, Role
 from engine.geometry.region import Region
 from engine.models.column_beside import Beside
 from engine.models.column_interpolated import HybridInterpolated, Interpolated
+from engine.models.column_zscore import VariableZScore
 from engine.models.columns import AlongLevels, Columns
 from engine.models.fingerprint import fingerprint
 from engine.models.learn import learn
@@ -174,6 +175,19 @@ def test_a_run_over_a_globe_equals_the_whole(tmp_path):
     assert wanted.std() > 0.01
 
 
+def test_variables_are_normalised_by_what_one_pass_over_all_their_levels_finds(tmp_path):
+    axes = [Axis("time", Role.BATCH), Axis("channel", Role.CHANNEL), Axis("lat", Role.SPACE), Axis("lon", Role.SPACE)]
+    x = 7 * grid(5, (6, 8)).numpy() + np.array([100.0, 90.0, -3.0, 2.0, 40.0], np.float32)[:, None, None]
+    volume = create_volume(str(tmp_path / "in.zarr"), axes=axes, dtype="float32", shape=x.shape, chunk_shape=(1, 5, 4, 4), flavour="cf")
+    volume.write(Region.whole(x.shape), x)
+    run(volume.url, VariableZScore(variables=2, levels=2, scalars=1), str(tmp_path / "out.zarr"), options=Options(workers=1))
+    found = open_volume(f"{tmp_path}/out.zarr/output")
+    pools = [x[:, :2], x[:, 2:4], x[:, 4:]]
+    wanted = np.concatenate([(pool - pool.mean(dtype=float)) / pool.std(dtype=float) for pool in pools], 1)
+    np.testing.assert_allclose(found.read(Region.whole(found.shape)), wanted, atol=1e-5)
+    assert abs(wanted[:, 0].mean()) > 0.3  # a level alone is not centred: the profile is kept
+
+
 @pytest.mark.parametrize("network", [nn.GRU(N_VARIABLES, 3), nn.GRU(N_VARIABLES, 3, bidirectional=True), Whitening(), nn.Sequential(AlongLevels(nn.BatchNorm1d(N_VARIABLES, track_running_stats=False)))])
 def test_a_network_in_which_cells_meet_is_refused(network):
     module = Columns(network, variables=N_VARIABLES, levels=N_LEVELS, order="top_first")
@@ -207,6 +221,7 @@ def test_a_draw_in_the_graph_itself_is_refused_too():
         (lambda: columns("gru")(grid(7)), "needs 10 channels, not 7"),
         (lambda: Columns(nn.Flatten(0), variables=1, levels=2, order="top_first")(grid(2)), "must give (cell, level, variable)"),
         (lambda: Beside(nn.Identity(), last=0), "at least 1 channel"),
+        (lambda: VariableZScore(variables=0, levels=2), "from 1 on, not 0 and 2"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_line(deed, message):
