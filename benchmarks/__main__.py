@@ -20,6 +20,7 @@ PARTS = {
     "collection": collection.main,
     "scans": scans.main,
     "brain": scans.brain,
+    "brain20": scans.brain20,
 }
 
 

@@ -12,6 +12,7 @@ from engine.geometry.edges import Edge
 from engine.geometry.model_geometry import ModelGeometry
 from engine.learnt import Learnt, Shaped, learn_model, timed
 from engine.memory import BASE_BYTES, available_bytes, n_cpus
+from engine.models.allocator import release_freed_memory
 from engine.models.card import Card, card_of
 from engine.models.fitted import unfitted
 from engine.models.forward import free_device_bytes, pick_device
@@ -126,6 +127,7 @@ def prepare(
     notes = (*plan.notes, *(card.notes if card is not None else ()))
     plan = replace(plan, model=replace(plan.model, constants=seen.constants), notes=notes)
     plan, mask = seen.on(plan)
+    release_freed_memory()
     return Prepared(plan, loaded, volume, learnt.device, learnt.n_threads, mask, options.axes)
 
 

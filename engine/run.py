@@ -15,6 +15,7 @@ from engine.certificate import Certificate, certify
 from engine.errors import RunError, VerifyError
 from engine.factory import BlockWorkerFactory, open_source
 from engine.geometry.axes import Role, positions
+from engine.models.allocator import release_freed_memory
 from engine.plan import OutputFacts, Plan
 from engine.plan_json import plan_from_json, plan_hash, plan_to_json
 from engine.prepare import Options, Prepared, prepare
@@ -251,6 +252,7 @@ def conclude(
     plan, noted = prepared.plan, {"finished": datetime.now(UTC).isoformat(timespec="seconds"), **(facts or {})}
     certificate = None
     if n_certified and output.ledger.counts()[State.DONE]:
+        release_freed_memory()  # what blocks have left behind: tiles of another shape would not fit into it
         certificate = certify(
             plan,
             prepared.model,
