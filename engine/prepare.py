@@ -23,6 +23,7 @@ from engine.models.missing import takes_nan
 from engine.models.place import wanted_place
 from engine.plan import Plan, SourceFacts
 from engine.planner import Wishes, make_plan
+from engine.poles import at_poles
 from engine.runtime.masking import Mask
 from engine.sight import at_resolution, sight
 from engine.storage.fingerprint import fingerprint
@@ -119,6 +120,7 @@ def prepare(
     names = [volume.axes[i].name for i in positions(volume.axes, Role.SPACE)]
     around = [name for name, p in zip(names, learnt.geometry.programs, strict=True) if p.is_around]
     edges = {name: edge for name, edge in volume.edges.items() if name not in around}
+    options = replace(options, edges=at_poles(options.edges, volume))
     wishes = replace(wishes_of(options, edges, learnt), longest_core=seen.best_core(lost))
     with blamed_on(loaded.spec):
         check_periodic(loaded, learnt.geometry, names, wishes.edges or {})

@@ -15,12 +15,12 @@ FLOORS = (  # lowest first; those in one row stand beside each other
     {"search", "plan", "plan_json", "planner", "layout", "canvas_plan", "projection"},
     {"runtime"},
     {"measure", "objects", "tissue", "export"},
-    {"factory", "sight", "prepare", "adopt", "certificate", "run", "predict", "check", "runner", "reopen", "learnt", "recompute", "check_canvas", "__init__"},
+    {"factory", "sight", "prepare", "adopt", "certificate", "run", "predict", "check", "runner", "reopen", "learnt", "recompute", "check_canvas", "poles", "__init__"},
     {"score"},
     {"slides"},
-    {"collection"},
+    {"collection", "items"},
     {"show", "cli_options", "cli_errors"},
-    {"cli_volumes", "cli_batch", "cli_scans", "cli_thickness"},
+    {"cli_volumes", "cli_batch", "cli_scans", "cli_thickness", "cli_items"},
     {"cli", "__main__"},
 )
 HEIGHT = {part: height for height, parts in enumerate(FLOORS) for part in parts}
@@ -31,7 +31,7 @@ HOMES = {  # a library, and the files and folders that may import it
     "dask": {"runtime/schedule.py", "runtime/graph.py", "runtime/lazy.py", "runtime/statistics.py"},
     "ray": {"runtime/actors.py", "runtime/cluster.py"},
     "zarr": {"storage"},
-    "typer": {"cli.py", "cli_options.py", "cli_volumes.py", "cli_batch.py", "cli_scans.py", "cli_thickness.py"},
+    "typer": {"cli.py", "cli_options.py", "cli_volumes.py", "cli_batch.py", "cli_scans.py", "cli_thickness.py", "cli_items.py"},
 }
 LATE = {"torch._subclasses.fake_tensor"}  # private in all releases of torch: kept in one function
 EMPTY = {"utils", "util", "common", "base", "helpers", "misc"}  # names that say nothing

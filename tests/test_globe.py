@@ -105,6 +105,27 @@ def test_tiles_over_a_pole_edge_equal_the_pass_over_the_globe_padded_once(tmp_pa
     np.testing.assert_allclose(stored(tmp_path / "out.zarr"), wanted, atol=1e-5)
 
 
+def test_a_climate_file_tells_a_pole_which_rows_lie_on_it_and_which_channels_are_odd(tmp_path):
+    x = smooth((3, 2, N_LAT + 1, N_LON))
+    dims, kinds = ("time", "lat", "lon"), ("air_temperature", "northward_wind")
+    fields = {"tv"[i]: (dims, x[:, i], {"standard_name": kind}) for i, kind in enumerate(kinds)}
+    axes = {"lat": np.linspace(90, -90, N_LAT + 1), "lon": np.arange(N_LON) * 360 / N_LON, "time": np.arange(3)}
+    xr.Dataset(fields, axes).to_netcdf(tmp_path / "in.nc")
+    pole = {"lat": Edge(EdgeKind.POLE, around="lon")}
+    report = engine.run(
+        str(tmp_path / "in.nc"), unpadded(), str(tmp_path / "out.zarr"), options=engine.Options(edges=pole, threads=2)
+    )
+    with torch.inference_mode():
+        wanted = unpadded()(torch.from_numpy(by_angle(x, 4, has_pole_rows=True))).numpy()
+    assert report.plan.tilings[0].edge == Edge(EdgeKind.POLE, 0.0, "lon", (True, True), (1,))
+    np.testing.assert_allclose(stored(tmp_path / "out.zarr"), wanted, atol=1e-5)
+    with pytest.raises(EdgeError, match="must go from pole to pole, and the last row"):
+        engine.run(
+            f"{tmp_path / 'in.nc'}#box=-45,90,0,350", unpadded(), str(tmp_path / "box.zarr"),
+            options=engine.Options(edges=pole, threads=2),
+        )  # fmt: skip
+
+
 def test_an_odd_number_of_columns_at_a_pole_is_refused(tmp_path):
     source = globe(tmp_path / "in.zarr", smooth((1, 2, N_LAT, 31)), lon=np.arange(31) * 360 / 31)
     pole = engine.Options(edges={"lat": Edge(EdgeKind.POLE, around="lon")}, threads=2)
