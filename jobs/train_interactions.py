@@ -5,9 +5,9 @@
 Data: the docked poses in ``DATA/pocket/gninatypes``, labelled by the rules of ``interactions.py``; three receptors are
 held out. Each example is a pose, as it was docked or with its ligand moved a little, or a piece of a receptor taken for
 a ligand (stacked rings and bridges are rare with docked ligands and common within proteins), turned anyhow, on a grid
-of 28 voxels about an atom of the ligand. Loss: cross-entropy of voxels (contacts weigh more) and of pockets. AdamW, one
-cycle; seed 0. Then each label gets the threshold that suits the voxels learnt from, and the calibration that suits the
-pockets.
+of 28 voxels about an atom of the ligand. Loss: cross-entropy of voxels (the rarer a contact, the more it weighs) and of
+pockets. AdamW, one cycle; seed 0. Then each label gets the threshold that suits the voxels learnt from, and the
+calibration that suits the pockets.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from engine.factory import ready_process
 from engine.models.voxeliser import Voxeliser
 
-SEED, STEPS, BATCH, CROP, RATE = 0, 600, 8, 28, 4e-3
+SEED, STEPS, BATCH, CROP, RATE = 0, 850, 8, 28, 4e-3
 N_THREADS = 1
 """CPU threads: the steps are small, and one machine's others work beside it."""
 
@@ -42,11 +42,14 @@ N_REPEATS = 2
 RIM = 2
 """Voxels of the coarse grid at each border that the loss leaves out: partners of their contacts lie outside."""
 
-CONTACT_WEIGHT = 6.0
-"""Of a voxel of a contact: there are a few in a hundred."""
-
-POCKET_WEIGHT = 0.05
+POCKET_WEIGHT = 0.1
 """Of the pockets' loss beside the voxels'."""
+
+N_WEIGHED = 64
+"""Examples that are looked at to see how rare each label is."""
+
+LEAST_WEIGHT, MOST_WEIGHT = 6.0, 24.0
+"""Of a voxel of a contact: half the square root of how rare it is, within these."""
 
 PIECES, MOVED = 0.5, 0.3
 """Shares of examples that are pieces of a receptor, and whose ligand is moved; the others are as they were docked."""
@@ -87,8 +90,8 @@ def train(poses: Sequence[Pose], chance: np.random.Generator, *, n_steps: int) -
     optimiser = torch.optim.AdamW(network.parameters(), RATE, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=n_steps)
     known, begins = [contacts(pose) for pose in poses], beginnings(poses)
-    weight = torch.tensor(CONTACT_WEIGHT)
     inner = (..., *[slice(RIM, -RIM)] * 3)
+    weight = rarity(torch.cat([examples(known, begins, chance)[1][inner] for _ in range(N_WEIGHED // BATCH)]))
     for step in range(n_steps):
         atoms, truth = examples(known, begins, chance)
         logits = network.logits(grids(atoms))[inner]
@@ -103,6 +106,12 @@ def train(poses: Sequence[Pose], chance: np.random.Generator, *, n_steps: int) -
         if step % 20 == 19:
             print(f"step {step + 1} of {n_steps}: loss {loss.item():.4f}", flush=True)
     return network.eval()
+
+
+def rarity(truth: torch.Tensor) -> torch.Tensor:
+    """Return how much a voxel of each label's contacts weighs, (label, 1, 1, 1)."""
+    share = truth.mean(dim=(0, 2, 3, 4))
+    return (share.rsqrt() / 2).clamp(LEAST_WEIGHT, MOST_WEIGHT)[:, None, None, None]
 
 
 Beginnings = dict[str, list[NDArray[np.floating]]]
@@ -222,8 +231,8 @@ def card(
             "",
             "**Recipe:** `python jobs/train_interactions.py`: cross-entropy of voxels and pockets, AdamW at",
             f"{RATE:g} in one cycle, {STEPS} steps of {BATCH} turned crops of {CROP} voxels, {PIECES:.0%} of them",
-            f"pieces of receptors, {MOVED:.0%} with the ligand moved about an Angstrom, seed {SEED}; {seconds[1]:.0f} s of",
-            f"one CPU core, {seconds[0]:.0f} s by the clock while others used it too.",
+            f"pieces of receptors, {MOVED:.0%} with the ligand moved about an Angstrom, seed {SEED};",
+            f"{seconds[1]:.0f} s of one CPU core, {seconds[0]:.0f} s by the clock while others used it too.",
             "",
             f"## Held-out pockets ({n_held} poses, {N_TURNS} turns each): Jaccard",
             "",
