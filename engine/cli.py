@@ -45,6 +45,7 @@ from engine.cli_options import (
     options,
     runner_maker,
 )
+from engine.cli_items import items_command
 from engine.cli_scans import export_command
 from engine.cli_thickness import thickness_command
 from engine.cli_volumes import ingest_command, measure_command, objects_command, score_command, tissue_command
@@ -263,6 +264,7 @@ app.command("score")(score_command)
 app.command("measure")(measure_command)
 app.command("thickness")(thickness_command)
 app.command("batch")(batch_command)
+app.command("items")(items_command)
 app.command("export")(export_command)
 
 

@@ -27,7 +27,7 @@ HEIGHT = {part: height for height, parts in enumerate(FLOORS) for part in parts}
 STRANGERS = {"storage", "models"}  # one floor, and they never see each other
 RUN_FILES = {f"{part}.py" for part in next(row for row in FLOORS if "run" in row) - {"runner"}}  # they hold tensors and modules
 HOMES = {  # a library, and the files and folders that may import it
-    "torch": {"models", *RUN_FILES},
+    "torch": {"models", "items/run.py", *RUN_FILES},
     "dask": {"runtime/schedule.py", "runtime/graph.py", "runtime/lazy.py", "runtime/statistics.py"},
     "ray": {"runtime/actors.py", "runtime/cluster.py"},
     "zarr": {"storage"},
