@@ -26,7 +26,7 @@ def _waters(title, water):
     ways = {
         "mid-level interfaces, cut at the surface": integrated(water),
         "the same, not cut": integrated(water, is_clipped=False),
-        "levels below the surface left out": masked(water),
+        "levels above the surface only, no partial layer": masked(water),
         "mean over levels times depth": mean_times_depth(water),
     }
     rows = []

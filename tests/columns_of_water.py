@@ -62,9 +62,11 @@ def integrated(water: Water, *, is_clipped: bool = True) -> NDArray[np.float64]:
 
 
 def masked(water: Water) -> NDArray[np.float64]:
-    """Levels below the surface left out, the layer that it cuts through neither closed nor shortened."""
+    """Trapezoids between levels above the surface; what lies between the lowest of these and the surface is dropped."""
     is_above = np.array(water.levels)[:, None, None] <= water.surface
-    return integrated(Water(water.levels, water.humidity * is_above, water.surface, water.truth, water.weights), is_clipped=False)
+    thickness = 100 * np.abs(np.diff(water.levels))[:, None, None] / GRAVITY
+    middle = 1e-3 * (water.humidity[1:] + water.humidity[:-1]) / 2
+    return (thickness * middle * (is_above[1:] & is_above[:-1])).sum(0)
 
 
 def mean_times_depth(water: Water) -> NDArray[np.float64]:
