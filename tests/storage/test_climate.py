@@ -251,6 +251,18 @@ def test_files_of_one_moment_each_are_joined_by_their_scalar_times(tmp_path):
     assert len(set(np.diff(read_coordinates(volume)["time"].values))) == 1
 
 
+def test_a_variable_without_time_is_the_same_at_each_step_and_decoded_once(tmp_path):
+    dataset = globe(n_times=3, variables=("t",))
+    dataset["orog"] = (("lat", "lon"), dataset["sp"].values[1])
+    volume = open_volume(f"{to_zarr(dataset, tmp_path / 'a.zarr', zarr_format=3)}#variables=orog,sp")
+    for t in range(3):
+        assert np.array_equal(volume.read(Region((t, 0, 0, 0), (t + 1, 1, 7, 12)))[0, 0], dataset["orog"].values)
+    assert volume.n_decoded == 1
+    assert np.array_equal(whole(volume)[:, 0], np.stack([dataset["orog"].values] * 3))
+    names = [c["variable"] for c in open_volume(str(tmp_path / "a.zarr")).attributes["channels"]]
+    assert names == ["orog", "sp", "t", "t", "t"]  # of a store by name: it lists its arrays in any order
+
+
 @pytest.mark.parametrize("calendar", ["noleap", "360_day", "proleptic_gregorian"])
 def test_calendars_of_models_are_read_and_chosen_from(tmp_path, calendar):
     dataset = globe(n_times=5)
