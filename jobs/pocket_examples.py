@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from interaction_net import COARSE, SPACING
-from interactions import COVALENT, ELEMENT, LABELS, NEARBY, H, Neighbours, groups, interactions, neighbours
+from interactions import LABELS, NEARBY, interactions
 from made_pockets import made_pocket
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
@@ -24,10 +24,6 @@ KEPT = 2 * NEARBY
 HELD_OUT = ("4iwz", "2ydt", "1mh5")
 """Receptors that nothing is learnt from, chosen before any was, so that most labels are there both ways. The four
 neuraminidases (2qwb, 2qwc, 2qwd, 2qwf) are one protein, so all four are learnt from."""
-
-
-OURS, THEIRS, MANY = 4, 8, 99
-"""Bonds from a piece's first atom: the piece's atoms have at most these, the receptor's at least those; and no way."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,48 +81,6 @@ def contacts(pose: Pose) -> Contacts:
     found = interactions(pose.receptor, pose.ligand)
     label = np.array([LABELS.index(one.label) for one in found], np.int64)
     return Contacts(pose, label, np.array([one.middle for one in found]).reshape(-1, 3))
-
-
-def anchors(pose: Pose) -> list[NDArray[np.floating]]:
-    """Return where pieces of a pose's receptor begin, (place, 3) each: rings, charges of either sign, heavy atoms."""
-    found = groups(pose.receptor, is_receptor=True)
-    heavy = pose.receptor.place[ELEMENT[pose.receptor.type] != H]
-    kinds = [[ring.middle for ring in found.rings], found.positive, found.negative, list(heavy)]
-    return [np.array(places) for places in kinds if places]
-
-
-def piece(pose: Pose, begins: Sequence[NDArray[np.floating]], chance: np.random.Generator) -> Pose:
-    """Return a piece of a pose's receptor as if it were a ligand: proteins touch themselves as they touch others.
-
-    A piece is what lies within a few bonds of one of the :func:`anchors`. The atoms that link it to the rest are left
-    out of both.
-    """
-    places, whole = begins[int(chance.integers(len(begins)))], pose.receptor
-    first = places[int(chance.integers(len(places)))]
-    is_near = ((whole.place - first) ** 2).sum(axis=1) < NEARBY**2
-    place, kind = whole.place[is_near], whole.type[is_near]
-    bonds = neighbours(place.astype(np.float64), COVALENT[kind], ELEMENT[kind])
-    steps = bonds_away(int(((place - first) ** 2).sum(axis=1).argmin()), bonds)
-    ours, theirs = (Atoms(place[those], kind[those]) for those in (steps <= OURS, steps >= THEIRS))
-    return Pose(f"{pose.name}-piece", pose.group, theirs, ours)
-
-
-def bonds_away(first: int, bonds: Neighbours) -> NDArray[np.int64]:
-    """Return (atom,), how many bonds each atom is from one; many where none lead there.
-
-    >>> bonds_away(0, [[1], [0, 2], [1], []]).tolist() == [0, 1, 2, MANY]
-    True
-    """
-    steps = np.full(len(bonds), MANY)
-    steps[first], front = 0, [first]
-    while front:
-        near, front = front, []
-        for i in near:
-            for j in bonds[i]:
-                if steps[j] == MANY:
-                    steps[j] = steps[i] + 1
-                    front.append(j)
-    return steps
 
 
 def real_poses(folder: Path) -> list[Pose]:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from engine.models.load import load_model
 from tests.real_models import real
@@ -20,7 +21,7 @@ import interaction_net
 import pocket_voxels
 import train_interactions
 from interactions import LABELS
-from pocket_examples import HELD_OUT, anchors, contacts, made_poses, piece, real_poses
+from pocket_examples import HELD_OUT, contacts, made_poses, real_poses
 
 CARD = interaction_net.WEIGHTS.with_suffix(".md")
 
@@ -76,7 +77,7 @@ def test_held_out_poses_are_told_better_than_by_a_constant_answer():
 def test_the_recipe_moves_the_weights_and_calibrates_what_it_learnt(monkeypatch):
     monkeypatch.setattr(train_interactions, "BATCH", 2)
     monkeypatch.setattr(train_interactions, "CROP", 16)
-    monkeypatch.setattr(train_interactions, "N_PIECES", 1)
+    monkeypatch.setattr(train_interactions, "N_WEIGHED", 2)
     torch.manual_seed(0)
     poses, chance = made_poses(range(3)), np.random.default_rng(0)
     network = train_interactions.train(poses, chance, n_steps=3)
@@ -86,19 +87,8 @@ def test_the_recipe_moves_the_weights_and_calibrates_what_it_learnt(monkeypatch)
     assert all(torch.isfinite(value).all() for value in network.state_dict().values())
 
 
-def test_a_piece_of_a_receptor_shares_no_atom_with_the_rest():
-    pose = made_poses([0])[0]
-    found = piece(pose, anchors(pose), np.random.default_rng(1))
-    assert 1 < len(found.ligand) < 30
-    ours, theirs = ({tuple(place) for place in part.place.tolist()} for part in (found.ligand, found.receptor))
-    assert not ours & theirs
-    assert ours | theirs <= {tuple(place) for place in pose.receptor.place.tolist()}
-
-
 @pytest.mark.parametrize("turn", [None, 5])
 def test_contacts_on_the_grid_lie_where_the_atoms_are(turn):
-    from scipy.spatial.transform import Rotation
-
     one = max(map(contacts, made_poses(range(8))), key=lambda one: len(one.label))
     rotation = None if turn is None else Rotation.random(random_state=turn)
     _, found = one.seen(48, turn=rotation)
