@@ -5,7 +5,19 @@ import sys
 import time
 import warnings
 
-from benchmarks import collection, compare, exactness, gigapixel, measures, memory, scale, scans, slides, speed
+from benchmarks import (
+    collection,
+    compare,
+    exactness,
+    gigapixel,
+    measures,
+    memory,
+    physics,
+    scale,
+    scans,
+    slides,
+    speed,
+)
 from benchmarks.report import keep, show
 
 PARTS = {
@@ -19,6 +31,7 @@ PARTS = {
     "gigapixel": gigapixel.main,
     "collection": collection.main,
     "scans": scans.main,
+    "physics": physics.main,
     "brain": scans.brain,
     "brain20": scans.brain20,
 }

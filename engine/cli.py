@@ -11,6 +11,7 @@ from engine.adopt import adopt
 from engine.check import recommend
 from engine.cli_batch import batch_command
 from engine.cli_errors import INTERRUPTED, quiet_libraries, told
+from engine.cli_items import items_command
 from engine.cli_options import (
     Address,
     AxisNames,
@@ -45,7 +46,6 @@ from engine.cli_options import (
     options,
     runner_maker,
 )
-from engine.cli_items import items_command
 from engine.cli_scans import export_command
 from engine.cli_thickness import thickness_command
 from engine.cli_volumes import ingest_command, measure_command, objects_command, score_command, tissue_command

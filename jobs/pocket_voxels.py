@@ -46,7 +46,7 @@ N_FLOOR = 96
 def main() -> int:
     """Show a thousand pockets."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output", nargs="?", default="pockets", type=Path, help="folder of the results")
+    parser.add_argument("output", nargs="?", default="pockets-output", type=Path, help="folder of the results")
     parser.add_argument("--made", action="store_true", help="made-up pockets instead of the docked poses")
     parser.add_argument("--poses", type=int, default=88, help="made-up pockets")
     parser.add_argument("--turns", type=int, default=12, help="turns of each pose")

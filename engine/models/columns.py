@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from engine.errors import EngineError, ModelError
-from engine.models.patches import _beside, _is_skeleton
+from engine.models.skeleton import in_own_thread, is_skeleton
 from engine.models.weights import one_line
 
 Order = Literal["top_first", "surface_first"]
@@ -42,6 +42,8 @@ class Columns(nn.Module):
     >>> upward_sums(torch.tensor([1.0, 2.0]).reshape(1, 2, 1)).flatten().tolist()
     [1.0, 2.0]
     """
+
+    stands_in = True
 
     def __init__(
         self,
@@ -113,7 +115,7 @@ class Columns(nn.Module):
                 f"Columns of {self.variables} variables at {self.levels} levels and {self.scalars} scalars needs "
                 f"{self.n_channels} channels, not {x.shape[1]}. Choose the variables, or correct the numbers."
             )
-        if _is_skeleton.get():
+        if is_skeleton():
             return self._skeleton(x)
         columns = self.sequences(x)
         n_cells = len(columns)
@@ -157,7 +159,7 @@ class Columns(nn.Module):
     def _skeleton(self, x: torch.Tensor) -> torch.Tensor:
         """Return a tensor of the true shape and dtype, whose voxels see exactly their cell."""
         if x.dtype not in self._known:
-            self._known[x.dtype] = _beside(lambda: self._trial(x.dtype, device=x.device))
+            self._known[x.dtype] = in_own_thread(lambda: self._trial(x.dtype, device=x.device))
         n_channels, dtype = self._known[x.dtype]
         return x.mean(dim=1, keepdim=True).expand(-1, n_channels, *(-1,) * (x.dim() - 2)).to(dtype)
 

@@ -11,9 +11,9 @@ from engine.geometry.edges import MODEL_EDGE, Edge, EdgeKind
 from engine.geometry.model_geometry import ModelGeometry
 from engine.models.load import Model
 from engine.models.measure import Cost, measure, precision_context
-from engine.models.patches import skeletons
 from engine.models.probe import probe
 from engine.models.shadow import UnknownError
+from engine.models.skeleton import skeletons
 from engine.models.subject import fixed_shape, meet
 from engine.models.trace import trace
 from engine.models.turn import check_turn, circular_axes

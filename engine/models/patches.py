@@ -8,41 +8,24 @@ its input into such patches, runs the encoder on each, and lays the vectors out 
 
 What is global in the encoder (attention, pooling over space, instance norm) is bounded by the patch,
 so its geometry is that of a convolution with the kernel ``size`` and no padding, by construction. To
-learn it, the encoder is not run: :func:`skeletons` puts such a convolution in its place.
+learn it, the encoder is not run: such a convolution stands in for it; see :mod:`engine.models.skeleton`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import TypeVar
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from engine.errors import EngineError, ModelError
+from engine.models.skeleton import in_own_thread, is_skeleton
 from engine.models.weights import one_line
-
-T = TypeVar("T")
 
 BATCH_SIZE = 16
 """Patches in one call of an encoder: 4 by 4 of them make a tile of about a megapixel."""
 
 MPP_TOLERANCE = 0.05
 """By how much a slide's spacing may differ from the encoder's, as a share of it."""
-
-_is_skeleton: ContextVar[bool] = ContextVar("is_skeleton", default=False)
-
-
-@contextmanager
-def skeletons() -> Iterator[None]:
-    """Let every :class:`Patches` of this thread stand in as a pool of its geometry, its encoder not run."""
-    token = _is_skeleton.set(True)
-    try:
-        yield
-    finally:
-        _is_skeleton.reset(token)
 
 
 def longest_patch(module: nn.Module) -> int:
@@ -71,6 +54,8 @@ class Patches(nn.Module):
     Raises:
         ModelError: If a number makes no sense.
     """
+
+    stands_in = True
 
     def __init__(
         self,
@@ -107,7 +92,7 @@ class Patches(nn.Module):
         Raises:
             ModelError: If the encoder gives no vector per patch.
         """
-        if _is_skeleton.get():
+        if is_skeleton():
             return self._skeleton(x)
         windows = x.unfold(2, self.size, self.stride).unfold(3, self.size, self.stride)  # a view
         n_items, _, n_rows, n_columns = windows.shape[:4]
@@ -148,7 +133,7 @@ class Patches(nn.Module):
         """Return a tensor of the true shape and dtype, whose voxels see exactly their patch."""
         key = (int(x.shape[1]), x.dtype)
         if key not in self._known:
-            self._known[key] = _beside(lambda: self._trial(*key, device=x.device))
+            self._known[key] = in_own_thread(lambda: self._trial(*key, device=x.device))
         n_features, dtype = self._known[key]
         seen = F.avg_pool2d(x, self.size, self.stride).mean(dim=1, keepdim=True)
         return seen.expand(-1, n_features, -1, -1).to(dtype)
@@ -187,12 +172,6 @@ class Patches(nn.Module):
                 f"{difference:.2g}) when another patch of the batch changes: a batch norm takes the batch's own "
                 "statistics. Keep running statistics (track_running_stats=True) and use eval mode."
             )
-
-
-def _beside(deed: Callable[[], T]) -> T:
-    """Return what ``deed`` gives in a thread of its own, where no mode of torch (fake tensors) is active."""
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(deed).result()
 
 
 def _described(value: object) -> str:

@@ -8,7 +8,8 @@ import torch
 
 from engine.errors import ModelError
 from engine.geometry.model_geometry import ModelGeometry
-from engine.models.patches import Patches, longest_patch, skeletons
+from engine.models.patches import longest_patch
+from engine.models.skeleton import skeletons
 from engine.models.weights import one_line
 from engine.models.witness import on_meta, plain_kernels
 
@@ -126,9 +127,9 @@ def subject_of(module: torch.nn.Module, geometry: ModelGeometry, *, dtype: torch
 def fixed_shape(module: torch.nn.Module) -> tuple[int, ...]:
     """Return the input shape that an exported program was frozen to, 0 where it is free; () for other models.
 
-    What an encoder of patches was frozen to is its patch, not the input.
+    What a network that something stands in for was frozen to is its patch or column, not the input.
     """
-    if any(isinstance(part, Patches) for part in module.modules()):
+    if any(getattr(part, "stands_in", False) for part in module.modules()):
         return ()
     first = next((m for m in module.modules() if not any(True for _ in m.children())), module)
     graph = next((m for m in module.modules() if isinstance(m, torch.fx.GraphModule)), None)

@@ -149,8 +149,8 @@ def _step(values: NDArray[Any], date: str, attributes: Mapping[str, Any], *, pat
     calendar = attributes.get("calendar", "standard")
     parts = [int(part) for part in date.replace("T", "-").replace(":", "-").split("-")]
     try:
-        moment = cftime.datetime(*parts, calendar=calendar)  # type: ignore[attr-defined]
-        number = cftime.date2num(moment, attributes["units"], calendar)  # type: ignore[attr-defined]
+        moment = cftime.datetime(*parts, calendar=calendar)
+        number = cftime.date2num(moment, attributes["units"], calendar)
     except (ValueError, KeyError, TypeError) as error:
         raise IngestError(
             f"the times of '{path}' must have units and a calendar in which {date} is a date, not "

@@ -15,8 +15,9 @@ from engine.geometry.region import Region
 from engine.models.fingerprint import fingerprint
 from engine.models.learn import learn
 from engine.models.load import load_model
-from engine.models.patches import Patches, skeletons
+from engine.models.patches import Patches
 from engine.models.resolution import declared_mpp
+from engine.models.skeleton import skeletons
 from engine.models.wrappers import Compose, Normalise
 from engine.prepare import Options
 from engine.run import run
