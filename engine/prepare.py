@@ -28,6 +28,7 @@ from engine.runtime.masking import Mask
 from engine.sight import at_resolution, sight
 from engine.storage.fingerprint import fingerprint
 from engine.storage.orientation import KEY
+from engine.storage.readable import held_bytes
 from engine.storage.source_url import parse_source
 from engine.storage.volume import Readable, open_volume
 
@@ -121,7 +122,10 @@ def prepare(
     around = [name for name, p in zip(names, learnt.geometry.programs, strict=True) if p.is_around]
     edges = {name: edge for name, edge in volume.edges.items() if name not in around}
     options = replace(options, edges=at_poles(options.edges, volume))
-    wishes = replace(wishes_of(options, edges, learnt), longest_core=seen.best_core(lost))
+    wishes = wishes_of(options, edges, learnt)
+    wishes = replace(
+        wishes, longest_core=seen.best_core(lost), base_bytes=wishes.base_bytes + held_bytes(volume)
+    )
     with blamed_on(loaded.spec):
         check_periodic(loaded, learnt.geometry, names, wishes.edges or {})
     plan = make_plan(source_facts(volume, url), learnt.facts, learnt.geometry, learnt.cost, wishes)

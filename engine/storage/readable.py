@@ -147,3 +147,11 @@ class View:
     def read(self, region: Region, *, level: int = 0) -> NDArray[Any]:
         """Return the voxels of ``region``."""
         raise NotImplementedError
+
+
+def held_bytes(volume: Readable) -> int:
+    """Return what reading a volume holds in a process beside what is asked for: decoded chunks that are kept."""
+    while isinstance(volume, View):
+        volume = volume.base
+    held = getattr(volume, "held_bytes", None)
+    return int(held()) if held is not None else 0
