@@ -22,7 +22,7 @@ bench: .venv/ready ## the side-by-side figures; results are kept in benchmarks/r
 	$(BIN)/python -m benchmarks
 
 clean: ## remove .venv, caches and what the demo wrote
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks build dist demo-output score-output brain-output cap-output organs-output convection-output physics-output pockets-output *.egg-info
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks build dist demo-output score-output brain-output cap-output organs-output convection-output eddy-output physics-output pockets-output *.egg-info
 	find engine jobs benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A changed lock makes .venv anew, so that nothing left over can hide a missing pin; a changed pyproject.toml only

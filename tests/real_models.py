@@ -1,7 +1,5 @@
 """Real volumes and trained networks beside the repository, each with a twin that needs neither."""
 
-from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from jobs.eddy_network import EddyNetwork, made_up, trained
 from jobs.meshnet_weights import OWN_AXES, read_meshnet, turned
 from jobs.networks import MeshNet, UNet
 
@@ -25,8 +24,6 @@ SLIDE = "slide/CMU-1-Small-Region.svs"
 CT = "ct/totalsegmentator_example_ct.nii.gz"
 T1 = "ct/t1_brain.nii.gz"
 ERA5 = "climate/era5_tl31_19590102T00.nc"
-PYQG_LAYERS = ((128, 5), (64, 5), (32, 3), (32, 3), (32, 3), (32, 3), (32, 3), (1, 3))
-"""Channels and kernel of each layer of the published subgrid-forcing network; it takes 2 channels."""
 
 
 def real(path: str) -> Path:
@@ -64,43 +61,14 @@ def meshnet_twin(*, seed: int = 0) -> MeshNet:
     return network.eval()
 
 
-class Pyqg(nn.Module):
-    """The subgrid-forcing network of m2lines: circular convolutions, ReLU, batch norm.
-
-    As published its last layer was left zero-padded, and the mean over the whole domain is taken off what it gives.
-    """
-
-    def __init__(self, *, layers: Sequence[tuple[int, int]] = PYQG_LAYERS, is_published: bool = False) -> None:
-        super().__init__()
-        self.is_published = is_published
-        channels = [2, *(c for c, _ in layers)]
-        modules: list[nn.Module] = []
-        for i, ((c_in, c_out), (_, k)) in enumerate(zip(pairwise(channels), layers, strict=True)):
-            is_last = i == len(layers) - 1
-            padding = "zeros" if is_last and is_published else "circular"
-            modules.append(nn.Conv2d(c_in, c_out, k, padding="same", padding_mode=padding))
-            modules += [] if is_last else [nn.ReLU(), nn.BatchNorm2d(c_out)]
-        self.layers = nn.Sequential(*modules)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.layers(x)
-        return y - y.mean(dim=(1, 2, 3), keepdim=True) if self.is_published else y
+def pyqg(number: int = 0, *, is_published: bool = False) -> EddyNetwork:
+    """Return the trained subgrid-forcing network, all its layers circular unless asked for as published."""
+    return trained(real(f"models/pyqg_fcnn/{number}/weights.pt"), is_published=is_published)
 
 
-def pyqg(number: int = 0, *, is_published: bool = False) -> Pyqg:
-    """Return the trained network, all its layers circular unless asked for as published."""
-    network = Pyqg(is_published=is_published)
-    path = real(f"models/pyqg_fcnn/{number}/weights.pt")
-    network.layers.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
-    return network.eval()
-
-
-def pyqg_twin(*, is_published: bool = False) -> Pyqg:
+def pyqg_twin(*, is_published: bool = False) -> EddyNetwork:
     """Return a small network of the same make with random weights and statistics."""
-    torch.manual_seed(3)
-    network = Pyqg(layers=((6, 5), (5, 3), (4, 3), (1, 3)), is_published=is_published)
-    with_statistics(network)
-    return network.eval()
+    return made_up(is_published=is_published)
 
 
 def with_statistics(network: nn.Module) -> None:

@@ -247,7 +247,7 @@ def _refuse_published(tmp_path, network: nn.Module, field: np.ndarray) -> None:
         lambda: engine.run(source, network, str(tmp_path / "out.zarr"), options=engine.Options(edges=wrap)),
     ):
         with pytest.raises(
-            ModelError, match=r"the model itself \(Pyqg\) takes 'mean' over the whole of space.*constant"
+            ModelError, match=r"the model itself \(EddyNetwork\) takes 'mean' over the whole of space.*constant"
         ):
             attempt()
     assert not (tmp_path / "out.zarr").exists()
