@@ -11,6 +11,7 @@ import torch
 from interactions import LABELS
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn import functional as F
 
 from engine.models.voxeliser import Voxeliser
 from engine.models.wrappers import Compose
@@ -22,6 +23,9 @@ N_VOXELS, SPACING = 48, 0.5
 
 COARSE = 2
 """Voxels of the grid in a step of the map of contacts: 1 Angstrom."""
+
+RIM, NEVER = 2, -20.0
+"""Voxels of the map at each border where no contact is told, for its partners lie outside; and the logit there."""
 
 WIDTH = 48
 """Channels of each layer."""
@@ -48,8 +52,8 @@ class InteractionNet(nn.Module):
 
     def logits(self, grid: torch.Tensor) -> torch.Tensor:
         """Return the logits (b, label, z/2, y/2, x/2) of contacts."""
-        found: torch.Tensor = self.head(self.layers(grid))
-        return found - self.threshold[:, None, None, None]
+        found: torch.Tensor = self.head(self.layers(grid))[..., RIM:-RIM, RIM:-RIM, RIM:-RIM]
+        return F.pad(found - self.threshold[:, None, None, None], (RIM,) * 6, value=NEVER)
 
     def pockets(self, logits: torch.Tensor) -> torch.Tensor:
         """Return the logits (b, label) of pockets from those of their voxels."""

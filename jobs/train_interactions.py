@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from interaction_net import N_VOXELS, SPACING, WEIGHTS, WIDTH, InteractionNet
+from interaction_net import N_VOXELS, RIM, SPACING, WEIGHTS, WIDTH, InteractionNet
 from jaccard import Table, majority, pocket_table, voxel_table
 from job import DATA
 from numpy.typing import NDArray
@@ -37,9 +37,6 @@ N_TURNS = 4
 
 N_REPEATS = 4
 """Examples made of each moved ligand."""
-
-RIM = 2
-"""Voxels of the coarse grid at each border that the loss leaves out: partners of their contacts lie outside."""
 
 POCKET_WEIGHT = 0.1
 """Of the pockets' loss beside the voxels'."""
@@ -70,7 +67,7 @@ def main() -> int:
     begin = time.monotonic(), time.process_time()
     network = train(learnt, chance, n_steps=STEPS)
     seen = [contacts(pose) for pose in learnt]
-    calibrate(network, seen, chance)
+    calibrate(network, seen, np.random.default_rng(SEED))
     seconds = time.monotonic() - begin[0], time.process_time() - begin[1]
     save_file(network.state_dict(), WEIGHTS)
     judged = [contacts(pose) for pose in held]
@@ -201,8 +198,8 @@ def card(
             "blurred heavy atoms by type.",
             "",
             "**What it is not:** a chemist's judgement, or a docking score. It saw a few ligands of one docking",
-            "program, in their own pockets. On held-out receptors it finds hydrogen bonds and hydrophobic contacts, but no",
-            "stacked rings, no pi-cation, and salt bridges worse than the constant answer: six proteins are too few.",
+            "program, in their own pockets. On held-out receptors it finds hydrogen bonds and hydrophobic contacts, hardly",
+            "a stacked ring, no pi-cation, and tells salt bridges worse than the constant answer: of those it saw few.",
             "",
             f"**Data:** gnina's and libmolgrid's test poses (Apache-2.0 / GPL-2): {n_learnt} of nine complexes of six",
             f"proteins are learnt from, {n_held} of {', '.join(HELD_OUT)} held out, chosen before training. A contact",
