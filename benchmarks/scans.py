@@ -1,11 +1,7 @@
 """Scans: trained networks on a real brain, a sliding window, and many classes on large scans, each beside MONAI."""
 
-import resource
-import time
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from math import prod
-from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,6 +12,7 @@ from monai.inferers import sliding_window_inference
 from torch.nn import functional as F
 
 from benchmarks import networks
+from benchmarks.alone import alone
 from benchmarks.compare import COLUMNS, T1, compare, take_turns
 from benchmarks.networks import WINDOW, has_trained
 from benchmarks.report import Result
@@ -111,8 +108,8 @@ def many_classes() -> Result:
         url = generated(axes="zyx", shape=shape, dtype="int16").url
         for n_classes in CLASSES:
             n_bytes = 2 * n_classes * prod(shape) * 4
-            ours = _alone(partial(_ours, url, n_classes))
-            theirs = _alone(partial(_monai, url, n_classes)) if n_bytes <= ROOM else None
+            ours = alone(partial(_ours, url, n_classes))
+            theirs = alone(partial(_monai, url, n_classes)) if n_bytes <= ROOM else None
             told = (f"{theirs[0]:.0f}", format_bytes(theirs[1])) if theirs else ("-", f"over {format_bytes(n_bytes)}")
             rows.append(("x".join(map(str, shape)), str(n_classes), f"{ours[0]:.0f}", format_bytes(ours[1]), *told))
     return Result(
@@ -124,18 +121,6 @@ def many_classes() -> Result:
         "(overlap 0.25, Gaussian), resamples all classes back and takes the largest. 'over' is arithmetic, two arrays "
         "of all classes: it was not run. Wanted: flat in classes and scan.",
     )
-
-
-def _alone(deed: Any) -> tuple[float, int]:
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:  # peaks are a process's own
-        return fresh.submit(_timed, deed).result()
-
-
-def _timed(deed: Any) -> tuple[float, int]:
-    torch.set_num_threads(2)
-    begin = time.perf_counter()
-    deed()
-    return time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _ours(url: str, n_classes: int) -> None:
