@@ -56,6 +56,7 @@ def test_the_card_is_of_these_weights():
         assert len(re.findall(rf"^\| {label} \|", card, re.MULTILINE)) == 2  # of pockets, of voxels
 
 
+@pytest.mark.slow
 def test_held_out_poses_are_told_better_than_by_a_constant_answer():
     poses = real_poses(real("pocket/gninatypes"))
     held = [contacts(pose) for pose in poses if pose.group in HELD_OUT]
