@@ -14,6 +14,7 @@ from benchmarks import (
     measures,
     memory,
     physics,
+    pockets,
     scale,
     scans,
     slides,
@@ -34,6 +35,7 @@ PARTS = {
     "scans": scans.main,
     "globe": globe.main,
     "physics": physics.main,
+    "pockets": pockets.main,
     "brain": scans.brain,
     "brain20": scans.brain20,
 }
