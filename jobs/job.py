@@ -61,6 +61,7 @@ def answer(show: Callable[[argparse.Namespace], object], asked: argparse.Namespa
 def emptied(path: Path) -> Path:
     """Return the path, with what a former run left there removed."""
     if path.is_dir():
+        console.print(f"the former {near(path)} is replaced", markup=False)
         shutil.rmtree(path)
     path.unlink(missing_ok=True)
     return path

@@ -21,6 +21,13 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 )  # in Ray's workers too
 
 
+def pytest_collection_modifyitems(items):
+    """Keep each file on one worker, and all files that ask for Ray on one and the same: there is one cluster."""
+    with_ray = {item.path for item in items if "local_ray" in getattr(item, "fixturenames", ())}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if item.path in with_ray else str(item.path)))
+
+
 @pytest.fixture
 def engine(capsys, monkeypatch):
     """The command line in this process; what it sets for its own is set back."""

@@ -14,7 +14,8 @@ from tests.command import apart
 from tests.stored import checksums, stored, whole
 
 COMMANDS = {
-    "ingest": ["PATHS", "--spacing", "--variables", "--threads"],
+    "items": ["MANIFEST", "--model", "--output", "--memory", "--workers", "--threads", "--batch", "--voxels", "--runner"],
+    "ingest": ["PATHS", "--spacing", "--variables", "--threads", "--append"],
     "check": ["MODEL", "--weights", "--channels", "--space", "--device"],
     "plan": [
         *[

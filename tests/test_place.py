@@ -128,7 +128,7 @@ class Asks(nn.Module):
 
     def __init__(self, *place: str) -> None:
         super().__init__()
-        self.place = place
+        self.wants_place = place
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x[:, :1]

@@ -53,7 +53,7 @@ class Noisy(nn.Module):
     The network is shown the volume's channels alone; its output has their grid.
     """
 
-    place = ("index:member", "index:step", "index:lat", "index:lon")
+    wants_place = ("index:member", "index:step", "index:lat", "index:lon")
 
     def __init__(self, network: nn.Module, *, std: float, seed: int = 0) -> None:
         """Add noise.
@@ -70,8 +70,8 @@ class Noisy(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return what the network gives, and noise."""
-        n = x.shape[1] - len(self.place)
+        n = x.shape[1] - len(self.wants_place)
         y: torch.Tensor = self.network(x[:, :n])
-        member, step, lat, lon = (x[:, n + i].long() for i in range(len(self.place)))
+        member, step, lat, lon = (x[:, n + i].long() for i in range(len(self.wants_place)))
         drawn = [normal((lat, lon, step, member), (self.seed & _WORD, channel)) for channel in range(y.shape[1])]
         return y + self.std * torch.stack(drawn, 1).to(y.dtype)

@@ -1,7 +1,7 @@
 """Modules that depend on where a voxel lies: they are shown its place as further channels of their input.
 
-A module asks for it by its attribute ``place``, a tuple of names (see ``engine/storage/placed.py``); the engine puts
-these channels behind those of the volume. Then tiles still equal the whole, for position is an input like any other.
+A module asks for it by its attribute ``wants_place``, a tuple of names (see ``engine/storage/placed.py``); the engine
+puts these channels behind those of the volume. Then tiles still equal the whole: position is an input like any other.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,11 +26,13 @@ def wanted_place(module: nn.Module) -> tuple[str, ...]:
     """
     found: dict[tuple[str, ...], str] = {}
     for path, part in module.named_modules():
-        names = getattr(part, "place", None)
+        names = getattr(part, "wants_place", None)
         if names is None:
             continue
         if not isinstance(names, tuple) or not names or not all(isinstance(name, str) for name in names):
-            raise ModelError(f"'place' of '{path}' ({type(part).__name__}) must be a tuple of names, not {names!r}.")
+            raise ModelError(
+                f"'wants_place' of '{path}' ({type(part).__name__}) must be a tuple of names, not {names!r}. Name places."
+            )
         found.setdefault(names, f"'{path}' ({type(part).__name__})")
     if len(found) > 1:
         said = " and ".join(f"{where} for {', '.join(names)}" for names, where in found.items())
@@ -60,12 +62,12 @@ class Derived(nn.Module):
             raise ModelError(f"derived inputs are {', '.join(_DERIVED)}, not '{unknown[0]}'. Name one of them.")
         self.network = network
         self.derived = tuple(derived)
-        self.place = tuple(dict.fromkeys(place for name in derived for place in _DERIVED[name][0]))
+        self.wants_place = tuple(dict.fromkeys(place for name in derived for place in _DERIVED[name][0]))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return what the network gives."""
-        n = x.shape[1] - len(self.place)
-        place = {name: x[:, n + i] for i, name in enumerate(self.place)}
+        n = x.shape[1] - len(self.wants_place)
+        place = {name: x[:, n + i] for i, name in enumerate(self.wants_place)}
         derived = [_DERIVED[name][1](place) for name in self.derived]
         found: torch.Tensor = self.network(torch.cat([x[:, :n], torch.stack(derived, 1)], 1))
         return found

@@ -128,7 +128,7 @@ def _place(base: Readable, name: str, *, axes: Sequence[Axis], sizes: Sequence[i
         raise VolumeError(f"the model asks for {name}, and the axes of '{base.url}' are {', '.join(names)}. Name one.")
     if name not in _COORDINATES:
         raise VolumeError(
-            f"a place is one of {', '.join(_COORDINATES)}, or {INDEX}AXIS, not '{name}'. Correct the model's 'place'."
+            f"a place is one of {', '.join(_COORDINATES)}, or {INDEX}AXIS, not '{name}'. Correct what the model wants."
         )
     standard_name, value = _COORDINATES[name]
     found = _coordinate(base, standard_name)
