@@ -31,7 +31,7 @@ def wanted_place(module: nn.Module) -> tuple[str, ...]:
             continue
         if not isinstance(names, tuple) or not names or not all(isinstance(name, str) for name in names):
             raise ModelError(
-                f"'wants_place' of '{path}' ({type(part).__name__}) must be a tuple of names, not {names!r}. Name places."
+                f"'wants_place' of '{path}' ({type(part).__name__}) must be a tuple of names, not {names!r}. Name some."
             )
         found.setdefault(names, f"'{path}' ({type(part).__name__})")
     if len(found) > 1:
