@@ -18,7 +18,7 @@ from engine.geometry.axes import Axis, Role, check_axes
 from engine.geometry.edges import Edge
 from engine.storage import arrays, cf, ngff, record
 from engine.storage.pyramid import level_shape
-from engine.storage.readable import Readable, View
+from engine.storage.readable import Readable, beneath
 from engine.storage.source_url import parse_source
 from engine.storage.stored import Volume, open_group
 
@@ -124,8 +124,7 @@ def read_coordinates(volume: Readable) -> dict[str, Coordinate]:
     Raises:
         VolumeError: If the group does not open.
     """
-    while isinstance(volume, View):
-        volume = volume.base
+    volume = beneath(volume)
     if isinstance(volume, Labelled):
         return dict(volume.coordinates)
     node = arrays.open_node(parse_source(volume.url).place)

@@ -8,7 +8,7 @@ from typing import Any
 from engine.errors import VolumeError
 from engine.storage import arrays, climate_files
 from engine.storage.climate import Climate
-from engine.storage.readable import Readable, View
+from engine.storage.readable import Readable, beneath
 from engine.storage.scan import Scan
 from engine.storage.source import ends, sample
 from engine.storage.source_url import parse_source
@@ -35,9 +35,7 @@ def fingerprint(volume: Readable) -> str:
         VolumeError: If the store does not list its objects, or the file cannot be read.
     """
     source = parse_source(volume.url)
-    base = volume
-    while isinstance(base, View):
-        base = base.base
+    base = beneath(volume)
     if isinstance(base, Scan):
         found = _of_scan(base)
     elif isinstance(base, Climate):

@@ -142,8 +142,6 @@ def _place(base: Readable, name: str, *, axes: Sequence[Axis], sizes: Sequence[i
 
 
 def _coordinate(volume: Readable, standard_name: str) -> Coordinate | None:
-    while isinstance(volume, View):
-        volume = volume.base
     known = read_coordinates(volume)
     named = [one for one in known.values() if one.attributes.get("standard_name") == standard_name]
     return named[0] if named else known.get(standard_name)

@@ -149,9 +149,14 @@ class View:
         raise NotImplementedError
 
 
-def held_bytes(volume: Readable) -> int:
-    """Return what reading a volume holds in a process beside what is asked for: decoded chunks that are kept."""
+def beneath(volume: Readable) -> Readable:
+    """Return what all views of a volume are of: the volume itself where it is no view."""
     while isinstance(volume, View):
         volume = volume.base
-    held = getattr(volume, "held_bytes", None)
+    return volume
+
+
+def held_bytes(volume: Readable) -> int:
+    """Return what reading a volume holds in a process beside what is asked for: decoded chunks that are kept."""
+    held = getattr(beneath(volume), "held_bytes", None)
     return int(held()) if held is not None else 0
