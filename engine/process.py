@@ -5,7 +5,8 @@ work, one worker of 2 threads took 201 s for a slide with OMP_WAIT_POLICY=ACTIVE
 
 All threads share one heap: glibc can keep freed memory only in its first one (see ``models/allocator.py``), and
 would give the thread that computes another. Measured on 2 cores, one forward of a 3-d U-Net over 160^3 in a thread:
-4.6 s in a heap of its own, 2.1 s in the first.
+4.6 s in a heap of its own, 2.1 s in the first. Where torch comes first all the same, the thread that computes is
+chosen: see ``computing_thread`` there.
 
 A user's own settings are kept.
 """

@@ -10,7 +10,6 @@ import gc
 import resource
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from threading import Lock
@@ -18,7 +17,7 @@ from threading import Lock
 import numpy as np
 
 from engine.memory import resident_bytes
-from engine.models.allocator import release_freed_memory
+from engine.models.allocator import computing_thread, release_freed_memory
 from engine.models.forward import Forward, Held, TileMemoryError
 from engine.plan import Plan
 from engine.projection import shrink_tile
@@ -56,7 +55,7 @@ class Stages:
 
     def __init__(self) -> None:
         self.read, self.compute, self.write = (Stage(Lock()) for _ in range(3))
-        self.computer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
+        self.computer = computing_thread()
 
 
 class BlockWorker:
