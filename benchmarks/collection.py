@@ -10,7 +10,7 @@ from pathlib import Path
 
 import tifffile
 
-from benchmarks.gigapixel import command
+from benchmarks.broken import command
 from benchmarks.report import Result
 from benchmarks.slides import MODEL, ROOT, mirrored
 from benchmarks.volumes import FOLDER

@@ -3,24 +3,19 @@
 All of it is planned; polygons want a part that fits the time, a square across many blocks, and both runs do that part.
 """
 
-import hashlib
 import json
-import os
 import shutil
-import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 
+from benchmarks.broken import ROOT, command, digest, done_share, engine, killed
 from benchmarks.report import Result
-from benchmarks.slides import MODEL, ROOT, mirrored
+from benchmarks.slides import MODEL, mirrored
 from benchmarks.volumes import FOLDER
 from engine.memory import format_bytes
-from engine.storage.ledger import State
-from engine.storage.output import open_output
 
 SIZE = 60_000
 SIDE = 10_000
@@ -47,7 +42,7 @@ def main() -> list[Result]:
     for path in (whole, broken):
         shutil.rmtree(path, ignore_errors=True)
     samples, seconds = watched(slide, whole, plan)
-    n_killed = killed(slide, broken, plan)
+    n_killed = killed(run_words(slide, broken, plan), broken)
     begin = time.monotonic()
     engine("resume", str(broken), "--verify", "2")
     resumed = time.monotonic() - begin
@@ -63,28 +58,15 @@ def main() -> list[Result]:
     return [Result("A slide of 60,000 x 60,000", COLUMNS, rows(samples), note)]
 
 
-def engine(*words: str) -> str:
-    """Run the command line, and return what it prints."""
-    done = subprocess.run([*command(), *words], capture_output=True, text=True, check=False, cwd=ROOT)
-    if done.returncode:
-        raise RuntimeError(f"engine {words[0]} ended with {done.returncode}: {done.stderr[-2000:]}")
-    return done.stdout
-
-
-def command() -> list[str]:
-    """Return how the command line is called."""
-    return [str(Path(sys.executable).with_name("engine"))]
-
-
 def run_words(slide: Path, output: Path, plan: Path) -> list[str]:
     """Return the words of the run."""
-    return [*command(), "run", str(slide), MODEL, str(output), "--plan", str(plan), "--verify", "2", "--threads", "2"]
+    return ["run", str(slide), MODEL, str(output), "--plan", str(plan), "--verify", "2", "--threads", "2"]
 
 
 def watched(slide: Path, output: Path, plan: Path) -> tuple[list[tuple[float, dict[str, int]]], float]:
     """Run to the end, and return (share of blocks done, RSS by process) over time, and the seconds."""
     begin = time.monotonic()
-    process = subprocess.Popen(run_words(slide, output, plan), stdout=subprocess.DEVNULL, cwd=ROOT)
+    process = subprocess.Popen([*command(), *run_words(slide, output, plan)], stdout=subprocess.DEVNULL, cwd=ROOT)
     samples = []
     while process.poll() is None:
         time.sleep(0.5)
@@ -94,28 +76,6 @@ def watched(slide: Path, output: Path, plan: Path) -> tuple[list[tuple[float, di
     if process.returncode:
         raise RuntimeError(f"the run ended with {process.returncode}")
     return samples, time.monotonic() - begin
-
-
-def killed(slide: Path, output: Path, plan: Path) -> int:
-    """Run until half is done, kill all of it at once, and return the blocks that were stored."""
-    process = subprocess.Popen(run_words(slide, output, plan), stdout=subprocess.DEVNULL, cwd=ROOT)
-    while (done_share(output) or 0.0) < 0.5:
-        time.sleep(0.2)
-        if process.poll() is not None:
-            raise RuntimeError("the run ended before it could be killed")
-    for one in [*psutil.Process(process.pid).children(recursive=True), process]:
-        os.kill(one.pid, signal.SIGKILL)
-    process.wait()
-    return open_output(str(output)).ledger.counts()[State.DONE]
-
-
-def done_share(output: Path) -> float | None:
-    """Return the share of tasks that the ledger calls done or skipped; None before there is one."""
-    try:
-        counts = open_output(str(output)).ledger.counts()
-    except Exception:  # noqa: BLE001 -- it is being made
-        return None
-    return (counts[State.DONE] + counts[State.SKIPPED]) / sum(counts.values())
 
 
 def memory(pid: int) -> dict[str, int]:
@@ -145,12 +105,3 @@ def rows(samples: list[tuple[float, dict[str, int]]]) -> tuple[tuple[str, ...], 
         peak = max(at.get(name, 0) for _, at in samples)
         found.append((f"actor {number + 1}" if name.startswith("actor") else name, *cells, format_bytes(peak)))
     return tuple(found)
-
-
-def digest(output: Path) -> str:
-    """Return a hash of every stored object of the volumes."""
-    total = hashlib.sha256()
-    for path in sorted(output.rglob("c/**/*")):
-        if path.is_file() and "ledger" not in path.parts:
-            total.update(str(path.relative_to(output)).encode() + path.read_bytes())
-    return total.hexdigest()

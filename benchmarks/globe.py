@@ -3,8 +3,6 @@
 Ours beside xarray with dask's map_overlap and a plain loop over whole globes; broken off and resumed; by two workers.
 """
 
-import hashlib
-import shutil
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,16 +16,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.alone import alone
+from benchmarks.broken import digest, engine, killed
 from benchmarks.report import Result
 from benchmarks.volumes import FOLDER
 from engine.memory import format_bytes
 from engine.prepare import Options, prepare
-from engine.reopen import resume
-from engine.run import check_complete, run_prepared, serial_runner
-from engine.runner import ray_runner
-from engine.runtime.serial import SerialRunner
+from engine.run import check_complete, run_prepared
 from engine.storage.volume import open_volume
-from tests.faults import Fault, FaultyFactory
 
 N_STEPS, N_LEVELS, N_LAT, N_LON = 8, 37, 721, 1440
 HALO = 5
@@ -170,34 +165,16 @@ def growing() -> Result:
 
 
 def robust(url: str) -> Result:
-    """Return whether two workers, and a run that failed in the middle, store the bits of an undisturbed one."""
+    """Return whether two workers, and a run that was killed in its middle, store the bits of one worker."""
     with TemporaryDirectory(prefix="bench-") as folder:
-        options = Options(threads=2, memory=2 * MEMORY, workers=2)
-        prepared = prepare(url, MODEL, options)
-        undisturbed = f"{folder}/undisturbed.zarr"
-        run_prepared(prepared, undisturbed, model=MODEL, options=options, runner=serial_runner)
-        wanted, rows = checksum(undisturbed), []
-        two = run_prepared(prepared, f"{folder}/two.zarr", model=MODEL, options=options, runner=ray_runner())
-        rows.append(("two Ray workers, one store", str(two.is_complete), str(checksum(two.url) == wanted)))
-        middle = prepared.plan.graph.n_tasks // 2
-
-        def faulty(factory: Any, plan: Any) -> SerialRunner:
-            return SerialRunner(FaultyFactory(factory, (Fault(middle, "raise"),)), n_in_flight=plan.n_in_flight)
-
-        broken = run_prepared(prepared, f"{folder}/broken.zarr", model=MODEL, options=options, runner=faulty)
-        again = resume(broken.url)
-        rows.append(
-            (f"block {middle} failed, then resumed", str(again.is_complete), str(checksum(again.url) == wanted))
-        )
-        shutil.rmtree(folder, ignore_errors=True)
-    columns = ("run", "complete", "the same bits")
-    return Result("One store, many hands", columns, tuple(rows), "Wanted: true throughout.")
-
-
-def checksum(url: str) -> str:
-    """Return a hash of all stored voxels of an output."""
-    found = hashlib.sha256()
-    for path in sorted(Path(url, "output", "output").rglob("*")):
-        if path.is_file():
-            found.update(path.name.encode() + path.read_bytes())
-    return found.hexdigest()
+        alone_, two, broken = (Path(folder) / name for name in ("alone.zarr", "two.zarr", "broken.zarr"))
+        words = ["--memory", str(2 * MEMORY), "--threads", "2", "--verify", "2"]
+        engine("run", url, MODEL, str(alone_), *words, "--runner", "serial")
+        wanted = digest(alone_)
+        engine("run", url, MODEL, str(two), *words, "--workers", "2")
+        rows = [("two Ray workers, one store", "-", str(digest(two) == wanted))]
+        n_stored = killed(["run", url, MODEL, str(broken), *words, "--workers", "2"], broken)
+        engine("resume", str(broken), "--verify", "2")
+        rows.append(("all its processes killed, then resumed", str(n_stored), str(digest(broken) == wanted)))
+    columns = ("run", "blocks before the kill", "the bits of one worker")
+    return Result("One store, many hands", columns, tuple(rows), "By the command line. Wanted: true throughout.")

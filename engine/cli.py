@@ -46,6 +46,7 @@ from engine.cli_options import (
     options,
     runner_maker,
 )
+from engine.cli_report import report_command
 from engine.cli_scans import export_command
 from engine.cli_thickness import thickness_command
 from engine.cli_volumes import ingest_command, measure_command, objects_command, score_command, tissue_command
@@ -73,6 +74,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("ingest")(ingest_command)
+
 
 @app.command("check")
 def check_command(
@@ -245,19 +247,7 @@ def status_command(output: OutputUrl) -> None:
     print_rows(status_rows(status(output)), title="Status")
 
 
-@app.command("report")
-def report_command(output: OutputUrl, json_file: JsonFile = None) -> None:
-    """Show an output's plan, how it went, and its certificate."""
-    found = status(output)
-    print_rows(plan_rows(found.plan), title="Plan")
-    print_rows(status_rows(found), title="Status")
-    summary = found.provenance.get("summary")
-    if summary:
-        print_rows([(name, f"{value:,.6g}") for name, value in summary.items()], title="Last run")
-    if json_file is not None:
-        json_saved(json_file, dict(found.provenance))
-
-
+app.command("report")(report_command)
 app.command("tissue")(tissue_command)
 app.command("objects")(objects_command)
 app.command("score")(score_command)

@@ -3,33 +3,26 @@
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from engine.adopt import adopt
 from engine.certificate import Certificate, certify
+from engine.describe import describe, grid_of
 from engine.errors import RunError, VerifyError
 from engine.factory import BlockWorkerFactory, open_source
-from engine.geometry.axes import Role, positions
 from engine.models.allocator import release_freed_memory
-from engine.plan import OutputFacts, Plan
-from engine.plan_json import plan_from_json, plan_hash, plan_to_json
+from engine.plan import Plan
+from engine.plan_json import plan_from_json
 from engine.prepare import Options, Prepared, prepare
 from engine.runtime.events import Listener, Runner, Summary, Tally
 from engine.runtime.masking import Coverage, coverage
 from engine.runtime.schedule import drive
 from engine.runtime.serial import SerialRunner
-from engine.storage.cells import CellGrid, store_cells
-from engine.storage.climate_coordinates import carried_globe
-from engine.storage.create import Coordinate, read_coordinates
+from engine.storage.cells import store_cells
 from engine.storage.ledger import State
-from engine.storage.orientation import carried
-from engine.storage.output import COVERAGE, Described, Output, create_output, open_output
-from engine.storage.volume import Readable
+from engine.storage.output import COVERAGE, Output, open_output
 
 RunnerMaker = Callable[[BlockWorkerFactory, Plan], Runner]
 """Makes the runner of a plan; ``serial`` here, Ray's in ``runtime/actors.py``."""
@@ -128,81 +121,6 @@ def run_prepared(
     )
 
 
-def describe(prepared: Prepared, output: str, *, options: Options) -> Output:
-    """Create the output of a plan: everything but its voxels.
-
-    Raises:
-        VolumeError: If something is there, or the place cannot be written.
-    """
-    plan = prepared.plan
-    return create_output(
-        output,
-        outputs=[_described(plan, facts, prepared.source) for facts in plan.outputs],
-        provenance=_provenance(plan, options),
-        n_tasks=plan.graph.n_tasks,
-        wanted=_grid(plan, prepared.mask.cells) if prepared.mask is not None else None,
-    )
-
-
-def _grid(plan: Plan, cells: NDArray[Any]) -> CellGrid:
-    """Return cells of the plan's mask with their place."""
-    assert plan.mask is not None
-    space = positions(plan.source.axes, Role.SPACE)
-    origin = plan.source.translation or (0.0,) * len(plan.source.axes)
-    axes = tuple(plan.source.axes[i] for i in space)
-    return CellGrid(axes, plan.mask.cell, tuple(origin[i] for i in space), cells.astype(np.uint8))
-
-
-def _described(plan: Plan, facts: OutputFacts, source: Readable) -> Described:
-    halved = plan.factors[0] if plan.factors else (1,) * len(plan.tilings)
-    names = [tiling.name for tiling in plan.tilings]
-    known = read_coordinates(source) if plan.source.flavour == "cf" else {}
-    sizes = {axis.name: n for axis, n in zip(facts.axes, facts.shape, strict=True)}
-    return Described(
-        name=facts.name,
-        axes=facts.axes,
-        dtype=facts.dtype,
-        shape=facts.shape,
-        chunk_shape=facts.chunk_shape,
-        shard_shape=facts.shard_shape,
-        n_levels=plan.graph.n_levels,
-        downsampled=tuple(name for name, factor in zip(names, halved, strict=True) if factor == 2),
-        origin=facts.translation,
-        flavour=plan.source.flavour,
-        coordinates={name: c for name, c in known.items() if _fits(c, sizes)},
-        attributes=carried(source.attributes) | (carried_globe(source, sizes) if plan.source.flavour == "cf" else {}),
-        is_label=facts.is_label,
-    )
-
-
-def _fits(coordinate: Coordinate, sizes: Mapping[str, int]) -> bool:
-    return all(sizes.get(axis) == n for axis, n in zip(coordinate.axes, coordinate.values.shape, strict=True))
-
-
-def _provenance(plan: Plan, options: Options) -> dict[str, Any]:
-    value = plan_to_json(plan)
-    return {
-        "engine": _version(),
-        "torch": torch.__version__,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "contract": plan.geometry.contract,
-        "evidence": plan.geometry.evidence,
-        "precision": plan.model.precision,
-        "notes": list(plan.notes),
-        "plan": value,
-        "plan_hash": plan_hash(value),
-        "weights": options.weights,
-        "axes": options.axes,
-    }
-
-
-def _version() -> str:
-    try:
-        return version("haloengine")
-    except PackageNotFoundError:
-        return "unknown"
-
-
 def fill(
     prepared: Prepared,
     url: str,
@@ -267,7 +185,7 @@ def conclude(
     output.record(**noted)
     if prepared.mask is not None:
         became = coverage(prepared.mask, output.ledger)
-        store_cells(f"{output.url}/{COVERAGE}", _grid(plan, became), meanings=tuple(Coverage))
+        store_cells(f"{output.url}/{COVERAGE}", grid_of(plan, became), meanings=tuple(Coverage))
     if is_done(output):
         output.finish(is_sparse=prepared.mask is not None)
     return certificate

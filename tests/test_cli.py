@@ -62,7 +62,7 @@ COMMANDS = {
     "resume": ["OUTPUT", "--source", "--model", "--plan", "--device", "--runner", "--address", "--verify"],
     "verify": ["OUTPUT", "--tiles", "--seed", "--source", "--model", "--device"],
     "status": ["OUTPUT"],
-    "report": ["OUTPUT", "--json"],
+    "report": ["OUTPUT", "--budget", "--term", "--source", "--model", "--json"],
     "tissue": ["SOURCE", "PICTURE_FILE", "--tissue"],
     "objects": [
         *["OUTPUT", "--labels", "--threshold", "--channel", "--method", "--min-area", "--measured", "--name"],

@@ -15,23 +15,23 @@ FLOORS = (  # lowest first; those in one row stand beside each other
     {"search", "plan", "plan_json", "planner", "layout", "canvas_plan", "projection"},
     {"runtime"},
     {"measure", "objects", "tissue", "export"},
-    {"factory", "sight", "prepare", "adopt", "certificate", "run", "predict", "check", "runner", "reopen", "learnt", "recompute", "check_canvas", "poles", "__init__"},
-    {"score"},
+    {"factory", "sight", "prepare", "adopt", "certificate", "run", "predict", "check", "runner", "reopen", "learnt", "recompute", "check_canvas", "poles", "describe", "__init__"},
+    {"score", "budgets"},
     {"slides"},
     {"collection", "items"},
     {"show", "cli_options", "cli_errors"},
-    {"cli_volumes", "cli_batch", "cli_scans", "cli_thickness", "cli_items"},
+    {"cli_volumes", "cli_batch", "cli_scans", "cli_thickness", "cli_items", "cli_report"},
     {"cli", "__main__"},
 )
 HEIGHT = {part: height for height, parts in enumerate(FLOORS) for part in parts}
 STRANGERS = {"storage", "models"}  # one floor, and they never see each other
-RUN_FILES = {f"{part}.py" for part in next(row for row in FLOORS if "run" in row) - {"runner"}}  # they hold tensors and modules
+RUN_FILES = {f"{part}.py" for part in next(row for row in FLOORS if "run" in row) - {"runner"}} | {"budgets.py"}  # they hold tensors and modules
 HOMES = {  # a library, and the files and folders that may import it
     "torch": {"models", "items/run.py", *RUN_FILES},
     "dask": {"runtime/schedule.py", "runtime/graph.py", "runtime/lazy.py", "runtime/statistics.py"},
     "ray": {"runtime/actors.py", "runtime/cluster.py"},
     "zarr": {"storage"},
-    "typer": {"cli.py", "cli_options.py", "cli_volumes.py", "cli_batch.py", "cli_scans.py", "cli_thickness.py", "cli_items.py"},
+    "typer": {"cli.py", "cli_options.py", "cli_volumes.py", "cli_batch.py", "cli_scans.py", "cli_thickness.py", "cli_items.py", "cli_report.py"},
 }
 LATE = {"torch._subclasses.fake_tensor"}  # private in all releases of torch: kept in one function
 EMPTY = {"utils", "util", "common", "base", "helpers", "misc"}  # names that say nothing

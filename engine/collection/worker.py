@@ -7,6 +7,7 @@ from threading import Lock
 
 from engine.collection.job import CONCLUDE, FIRST_BLOCK, OPEN, CollectionJob, step_of
 from engine.collection.measures import conclude_slide
+from engine.describe import describe
 from engine.factory import open_worker, ready_process
 from engine.models.fitted import unfitted
 from engine.models.forward import pick_device
@@ -16,7 +17,6 @@ from engine.plan_json import plan_from_json, plan_to_json
 from engine.planner import make_plan
 from engine.prepare import Options, Prepared, source_facts
 from engine.reopen import reopen
-from engine.run import describe
 from engine.runtime.events import Failure, Receipt
 from engine.runtime.masking import Mask
 from engine.runtime.worker import BlockWorker, Stages

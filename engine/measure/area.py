@@ -46,6 +46,25 @@ def gaussian_weights(latitudes: ArrayLike) -> NDArray[np.float64]:
     return _shares(weights)
 
 
+def area_weights(latitudes: ArrayLike) -> NDArray[np.float64]:
+    """Return what rows weigh, which sums to 1: Gaussian where they are its nodes, else by the area of their cells.
+
+    >>> area_weights([-45, 45]).tolist(), area_weights([90, 0, -90]).round(3).tolist()
+    ([0.5, 0.5], [0.146, 0.707, 0.146])
+
+    Raises:
+        AxisError: If a latitude lies beyond a pole, or rows do not go one way.
+    """
+    rows = _checked(latitudes)
+    try:
+        return gaussian_weights(rows)
+    except AxisError:
+        steps = np.diff(rows)
+        if len(steps) and not (np.all(steps > 0) or np.all(steps < 0)):
+            raise AxisError(f"latitudes must all go north or all go south, not {rows.tolist()}. Sort them.") from None
+        return _shares(cell_areas(rows, [0.0])[:, 0])
+
+
 def cell_areas(
     latitudes: ArrayLike, longitudes: ArrayLike, *, bounds: tuple[ArrayLike, ArrayLike] | None = None
 ) -> NDArray[np.float64]:
@@ -57,7 +76,8 @@ def cell_areas(
     Args:
         latitudes: Degrees north.
         longitudes: Degrees east.
-        bounds: Of latitude (n, 2) and of longitude (n, 2); half way between cells, the poles at the ends, by default.
+        bounds: Of latitude (n, 2) and of longitude (n, 2); by default half way between cells, and the ends half a step
+            further, or at a pole that is nearer than a step.
 
     Raises:
         AxisError: If a latitude lies beyond a pole.
@@ -83,9 +103,15 @@ def _checked(latitudes: ArrayLike) -> NDArray[np.float64]:
 
 def _row_bounds(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     middle = (rows[1:] + rows[:-1]) / 2
-    ends = (90.0, -90.0) if rows[0] > rows[-1] else (-90.0, 90.0)
-    edges = np.concatenate([[ends[0]], middle, [ends[1]]])
+    steps = np.diff(rows) if len(rows) > 1 else np.array([180.0])
+    edges = np.concatenate([[_end(rows[0], -steps[0])], middle, [_end(rows[-1], steps[-1])]])
     return np.stack([edges[:-1], edges[1:]], 1)
+
+
+def _end(row: float, step: float) -> float:
+    """Return where the outermost row ends, ``step`` away from the next one."""
+    pole = float(np.copysign(90.0, step))
+    return pole if abs(pole - row) < abs(step) else row + step / 2
 
 
 def _column_bounds(columns: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -167,5 +167,5 @@ def _grow(url: str, shape: tuple[int, ...], *, values: NDArray[Any] | None = Non
 
 def _note(volume: Volume, origin: Mapping[str, Any]) -> None:
     group = zarr.open_group(store=arrays.local_path(volume.url), mode="r+", use_consolidated=False)
-    own = dict(volume.attributes[record.KEY])
-    group.attrs[record.KEY] = {**own, "appended": [*own.get("appended", []), dict(origin)]}
+    before = volume.attributes[record.KEY].get("appended", [])
+    record.note(group, appended=[*before, dict(origin)])

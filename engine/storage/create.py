@@ -104,7 +104,8 @@ def create_volume(
     given = dict(attributes or {})
     given[record.KEY] = {**own, **given.get(record.KEY, {})}
     with _appearing(url) as draft:
-        group = zarr.create_group(store=draft, zarr_format=3, attributes={**standard, **given})
+        stored = record.packed(given) if flavour is Flavour.CF else given
+        group = zarr.create_group(store=draft, zarr_format=3, attributes={**standard, **stored})
         level = tuple(shape)
         for dataset in datasets:
             chunks, *shards = clipped(level, chunk=chunk_shape, shard=shard_shape)

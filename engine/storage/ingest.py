@@ -95,7 +95,7 @@ def _target(
     origin = {**origin, "variables": list(variables)} if variables else dict(origin)
     if not arrays.exists(url):
         return _described(source, url, origin=origin), True
-    found = dict(arrays.open_node(url).attrs).get(record.KEY)
+    found = record.unpacked(arrays.open_node(url).attrs).get(record.KEY)
     before = found.get("source") if isinstance(found, Mapping) else None
     if before != origin:
         keys = [key for key in origin if not isinstance(before, Mapping) or before.get(key) != origin[key]]
@@ -224,5 +224,5 @@ def _finish(volume: Volume) -> None:
     own = dict(volume.attributes[record.KEY])
     if own.get("is_finished") is False:
         group = zarr.open_group(store=url, mode="r+", use_consolidated=False)
-        group.attrs[record.KEY] = {**own, "is_finished": True}
+        record.note(group, is_finished=True)
     remove(f"{url}/{_DONE.split('/', maxsplit=1)[0]}")

@@ -9,7 +9,7 @@ import zarr
 
 from engine.errors import LedgerError, VolumeError
 from engine.geometry.axes import KNOWN_ROLES, Axis, Role
-from engine.storage import arrays, ngff
+from engine.storage import arrays, ngff, record
 from engine.storage.cells import CellGrid, store_cells
 from engine.storage.create import Coordinate, Flavour, create_volume, remove
 from engine.storage.ledger import Ledger, State
@@ -89,7 +89,7 @@ class Output:
         for volume in self.volumes.values():
             try:
                 group = zarr.open_group(volume.url, mode="r+")
-                group.attrs[KEY] = {**dict(group.attrs.get(KEY, {})), **facts}  # type: ignore[arg-type]
+                record.note(group, **facts)
             except OSError as error:
                 raise arrays.write_error(error, where=f"the attributes of '{volume.url}'") from error
 

@@ -1,8 +1,11 @@
 """The group attribute ``haloengine``: what the engine knows of a volume and no standard has a place for."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
+
+import zarr
 
 from engine.errors import AxisError, VolumeError
 from engine.geometry.axes import Axis, Role, check_axes
@@ -25,6 +28,44 @@ def described(
             for item in datasets
         ]
     return found
+
+
+def packed(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return attributes as a CF group holds them: objects as JSON text, for NetCDF has no other place for them.
+
+    >>> packed({"Conventions": "CF-1.11", "haloengine": {"edges": {}}})
+    {'Conventions': 'CF-1.11', 'haloengine': '{"edges": {}}'}
+    """
+    return {name: json.dumps(value) if _has_objects(value) else value for name, value in attributes.items()}
+
+
+def unpacked(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return attributes as they were before they were packed, or never were.
+
+    >>> unpacked({"Conventions": "CF-1.11", "haloengine": '{"edges": {}}'})
+    {'Conventions': 'CF-1.11', 'haloengine': {'edges': {}}}
+    """
+    return {name: _unpacked(value) for name, value in attributes.items()}
+
+
+def note(group: zarr.Group, **facts: object) -> None:
+    """Add facts to the record of a group, on disk, in the form that it has."""
+    held = group.attrs.get(KEY, {})
+    own = {**unpacked({KEY: held})[KEY], **facts}
+    group.attrs[KEY] = json.dumps(own) if isinstance(held, str) else own
+
+
+def _has_objects(value: object) -> bool:
+    return isinstance(value, Mapping) or (isinstance(value, list | tuple) and any(map(_has_objects, value)))
+
+
+def _unpacked(value: object) -> Any:  # noqa: ANN401 -- whatever JSON holds
+    if not isinstance(value, str) or not value.startswith(("{", "[")):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value  # a text of the user's that begins so
 
 
 def is_unfinished(attributes: Mapping[str, Any]) -> bool:

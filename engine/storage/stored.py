@@ -177,7 +177,7 @@ def open_stored(url: str, *, axes: str | None = None) -> Volume:
     """
     url = arrays.local_path(url)
     node = arrays.open_node(url)
-    attributes = dict(node.attrs)
+    attributes = record.unpacked(node.attrs)
     if isinstance(node, zarr.Array):
         named = _bare_axes(node, axes=axes, where=url)
         ones, zeros = (1.0,) * node.ndim, (0.0,) * node.ndim
@@ -197,7 +197,7 @@ def open_group(url: str) -> Volume:
         VolumeError: If the group has no record of a volume.
     """
     node = arrays.open_node(url)
-    attributes = dict(node.attrs)
+    attributes = record.unpacked(node.attrs)
     if own := record.parse(attributes, where=url):
         return _assembled(url, axes=own[0], datasets=own[1], attributes=attributes)
     if ngff.is_multiscales(attributes):

@@ -7,11 +7,12 @@ import zarr
 from ome_zarr_models.v05 import Image, ImageLabel
 
 import engine
+from engine.describe import describe
 from engine.errors import TissueError, VolumeError
 from engine.geometry.axes import Axis, Role
 from engine.geometry.region import Region
 from engine.prepare import Options, prepare
-from engine.run import describe, run
+from engine.run import run
 from engine.runtime.events import TaskDone
 from engine.runtime.masking import coverage
 from engine.show import report_rows, status_rows

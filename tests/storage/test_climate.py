@@ -298,7 +298,7 @@ def test_a_run_over_a_store_equals_the_whole_globe_and_carries_its_coordinates(t
         assert found["output"].dims == ("time", "channel", "lat", "lon")
         assert np.array_equal(found["lat"].values, dataset["lat"].values)
         assert found["time"].dt.year.values.tolist() == [2001, 2001]
-        assert list(found["channel_name"].values) == ["t_850", "t_500", "t_250"]
+        assert "channel_name" not in found.variables  # three of its own, whatever they are
     assert output.edges["lon"].kind is EdgeKind.WRAP
     assert output.attributes["pole"]["ends_at_pole"] == [True, True]
 
