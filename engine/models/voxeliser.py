@@ -21,8 +21,8 @@ from torch import nn
 from engine.errors import ModelError
 from engine.models.atom_types import ATOM_TYPES, GNINA_LIGAND, GNINA_RECEPTOR, N_TYPES, channel_numbers
 
-ATOMS_PER_CHUNK = {"cpu": 128, "cuda": 2**15}
-"""Atoms whose voxels are computed at a time: as many as a core's cache holds, or as keep a GPU busy."""
+ATOMS_PER_CHUNK = {"cpu": 512, "cuda": 2**15}
+"""Atoms whose voxels are computed at a time: as many as the caches hold, or as keep a GPU busy."""
 
 
 class Voxeliser(nn.Module):
@@ -97,19 +97,16 @@ class Voxeliser(nn.Module):
         return grids
 
     def _fill_apart(self, atoms: torch.Tensor, grids: torch.Tensor) -> None:
-        """Fill each item's grid in a thread of its own: an item is many small steps, and sharing each costs more.
-
-        Measured on 2 cores, 28 channels of 48^3 voxels: 8 ms an item with one thread.
-        """
+        """Fill a share of the items in each thread: they are many small steps, and sharing each step costs more."""
         n_threads, is_inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
 
-        def fill(item: int) -> None:
+        def fill(mine: torch.Tensor, to: torch.Tensor) -> None:
             with torch.inference_mode(is_inference), torch.no_grad():
-                self._fill(atoms[item : item + 1], grids[item : item + 1])
+                self._fill(mine, to)
 
         try:
             with ThreadPoolExecutor(n_threads, "voxels", torch.set_num_threads, (1,)) as pool:
-                list(pool.map(fill, range(len(atoms))))
+                list(pool.map(fill, atoms.tensor_split(n_threads), grids.tensor_split(n_threads)))
         finally:
             torch.set_num_threads(n_threads)  # it counts for threads yet to come too
 
@@ -137,26 +134,29 @@ class Voxeliser(nn.Module):
             squared = torch.where((voxels >= 0) & (voxels < self.n), squared, self.reach**2)  # outside is too far
             density = self._density(squared)
             x, y, z = voxels.clamp(0, self.n - 1).unbind(1)
-            zy = ((channel[:, None] * self.n + z) * self.n)[:, :, None] + y[:, None, :]
-            where = (zy * self.n)[:, :, :, None] + x[:, None, None, :]
-            grids.scatter_add_(0, where.view(-1), density.view(-1))
+            corner = torch.stack([x, y * self.n, (channel[:, None] * self.n + z) * self.n**2], dim=1)
+            grids.scatter_add_(0, outer(corner, torch.add).view(-1), density.view(-1))
 
     def _density(self, squared: torch.Tensor) -> torch.Tensor:
-        """Return the densities (atom, z, y, x) at squared distances (atom, 3, step) along x, y, z, in squared radii.
+        """Return the densities (atom, z, y * x) at squared distances (atom, 3, step) along x, y, z, in squared radii.
 
         The Gaussian is a product of one per axis, so that no exponential is taken of a voxel.
         """
         g = self.multiple
         distance = outer(squared, torch.add)
         near = distance <= g**2
-        tail = distance.sqrt_().mul_(-2 * g * math.exp(-(g**2))).add_((1 + 2 * g**2) * math.exp(-(g**2)))
+        tail = torch.rsub(distance.sqrt_(), (1 + 2 * g**2) * math.exp(-(g**2)), alpha=2 * g * math.exp(-(g**2)))
         return torch.where(near, outer(torch.exp(-2 * squared), torch.mul), tail.clamp_(min=0).square_())
 
 
 def outer(axes: torch.Tensor, join: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """Return (atom, z, y, x), the values of three axes joined, of ``axes`` (atom, 3, step): x, y and z."""
+    """Return (atom, z, y * x), the values of three axes joined, of ``axes`` (atom, 3, step): x, y and z.
+
+    A plane first, then the planes: a CPU is faster over their long rows than over those of one axis.
+    """
     x, y, z = axes.unbind(1)
-    return join(join(z[:, :, None], y[:, None, :])[:, :, :, None], x[:, None, None, :])
+    plane = join(y[:, :, None], x[:, None, :]).flatten(1)
+    return join(z[:, :, None], plane[:, None, :])
 
 
 def gnina_grid() -> Voxeliser:
