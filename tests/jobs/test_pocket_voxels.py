@@ -28,7 +28,7 @@ CARD = interaction_net.WEIGHTS.with_suffix(".md")
 
 def test_the_job_scores_every_pocket_but_the_broken_and_draws_one(tmp_path, monkeypatch):
     monkeypatch.setattr(pocket_voxels, "N_FLOOR", 4)
-    asked = argparse.Namespace(output=tmp_path, made=True, poses=3, turns=2, batch=2)
+    asked = argparse.Namespace(output=tmp_path, made=True, poses=3, turns=2, batch=2, workers=1)
     told = dict(pocket_voxels.show(asked))
     assert told["items"] == "9, of which 3 failed"
     assert float(told["ratio"]) > 0
