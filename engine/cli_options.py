@@ -30,7 +30,11 @@ Variables = Annotated[str | None, typer.Option(help="Climate variables to keep, 
 ShardThreads = Annotated[int | None, typer.Option(help="Shards in work at a time; as many as there are CPUs.")]
 
 Source = Annotated[
-    str, typer.Argument(help="URL of a volume: Zarr, OME-Zarr, a slide, a scan (NIfTI, MetaImage, NRRD, DICOM folder).")
+    str,
+    typer.Argument(
+        help="URL of a volume: Zarr, OME-Zarr, a slide, a scan (NIfTI, MetaImage, NRRD, DICOM folder), a climate grid "
+        "(NetCDF, GRIB, xarray's Zarr)."
+    ),
 ]
 ModelSpec = Annotated[
     str,
