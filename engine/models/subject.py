@@ -156,8 +156,10 @@ def _guesses(
 
 
 def _first_convolution(module: torch.nn.Module) -> tuple[int, int]:
-    """Return the space axes and input channels of the first convolution, or zeros."""
+    """Return the space axes and input channels of the first convolution, or of what says its own; zeros if none."""
     for part in module.modules():
+        if getattr(part, "stands_in", False) and isinstance(said := getattr(part, "n_channels", None), int):
+            return 0, said
         weight = getattr(part, "weight", None)
         channels = getattr(part, "in_channels", None)
         if isinstance(weight, torch.Tensor) and weight.dim() >= 3 and isinstance(channels, int):

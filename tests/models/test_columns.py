@@ -146,7 +146,7 @@ def test_behind_a_convolution_the_halo_is_the_convolutions_alone():
 
 
 def test_the_check_sees_no_neighbour_by_dye_and_no_difference_between_tiles_and_the_whole():
-    found = check(columns("gru"), n_channels=N_LEVELS * N_VARIABLES, n_space=2)
+    found = check(columns("gru"))
     assert found.outputs[0].std > 0.01
     assert found.outputs[0].max_difference < 1e-6
 
