@@ -283,7 +283,7 @@ def test_every_refusal_comes_before_the_first_byte(tmp_path, monkeypatch, asked,
     def created(*_: object, **__: object) -> None:
         raise AssertionError("something was written")
 
-    monkeypatch.setattr(import_module("engine.run"), "create_output", created)
+    monkeypatch.setattr(import_module("engine.describe"), "create_output", created)
     source = store(tmp_path / "in.zarr", smooth((1, 90, 72)), "cyx")
     with pytest.raises(EngineError, match=message):
         engine.run(source, seeded(Skip(1, 4)), str(tmp_path / "out.zarr"), options=engine.Options(**asked))
