@@ -66,7 +66,7 @@ def _print_budgets(found: Budgets) -> None:
         for one in rows:
             called = one.name if one.name == name else f"{name}.{one.name}"
             beyond = "-" if one.n_beyond is None else f"{one.n_beyond:,} ({one.n_beyond / max(one.n, 1):.2%})"
-            values = [f"{value:.6g}" for value in (one.mean, one.low, one.high)]
+            values = [f"{value:.5g}" for value in (one.mean, one.low, one.high)]
             table.add_row(escape(called), *values, f"{one.n_negative:,}", f"{one.n_missing:,}", beyond)
     print_table(table)
     if found.closure is not None:
