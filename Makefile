@@ -12,7 +12,7 @@ demo: .venv/ready ## every nucleus of a slide: tissue, plan, run on local Ray, v
 	$(BIN)/python jobs/nuclei_slide.py
 
 test: check ## lint, types, doctests and every test that is not slow
-	PYTHONHASHSEED=0 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup
+	PYTHONHASHSEED=0 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup --no-loadscope-reorder
 
 check: .venv/ready ## lint and types only
 	$(BIN)/ruff check .

@@ -22,8 +22,13 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 
 
 def pytest_collection_modifyitems(items):
-    """Keep each file on one worker, and all files that ask for Ray on one and the same: there is one cluster."""
+    """Keep each file on one worker, and all files that ask for Ray on one and the same: there is one cluster.
+
+    That one comes first, for it is the longest; then the files from last to first, which leaves small ones for the end.
+    """
     with_ray = {item.path for item in items if "local_ray" in getattr(item, "fixturenames", ())}
+    places = {path: place for place, path in enumerate(dict.fromkeys(item.path for item in items))}
+    items.sort(key=lambda item: (item.path not in with_ray, -places[item.path]))
     for item in items:
         item.add_marker(pytest.mark.xdist_group("ray" if item.path in with_ray else str(item.path)))
 
