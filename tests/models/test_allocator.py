@@ -46,7 +46,7 @@ from engine.models.allocator import computing_thread, keep_freed_memory
 def faults(n_rounds):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(n_rounds):
-        torch.ones(10 * 2**20)
+        torch.ones(25 * 2**20)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 keep_freed_memory()
@@ -59,6 +59,6 @@ for thread in (early[0], computing_thread()):
 def test_a_computing_thread_keeps_large_tensors_whatever_was_imported_first():
     done = subprocess.run([sys.executable, "-c", HEAPS_SCRIPT], capture_output=True, text=True, check=True)
     elsewhere, computing = map(int, done.stdout.split())
-    pages = 10 * 40 * 2**20 // resource.getpagesize()  # touched in 10 rounds of 40 MiB
+    pages = 10 * 100 * 2**20 // resource.getpagesize()  # touched in 10 rounds of 100 MiB
     assert computing < 0.3 * pages
     assert elsewhere > 0.001 * pages  # huge pages are 512 times fewer; kept memory makes none
