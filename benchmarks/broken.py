@@ -11,10 +11,9 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.slides import ROOT
 from engine.storage.ledger import State
 from engine.storage.output import open_output
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def command() -> list[str]:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.broken import ROOT, command, digest, done_share, engine, killed
+from benchmarks.broken import command, digest, done_share, engine, killed
 from benchmarks.report import Result
-from benchmarks.slides import MODEL, mirrored
+from benchmarks.slides import MODEL, ROOT, mirrored
 from benchmarks.volumes import FOLDER
 from engine.memory import format_bytes
 

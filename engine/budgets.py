@@ -22,7 +22,7 @@ from engine.models.wrappers import Normalise
 from engine.models.zscore import ZScore
 from engine.reopen import reopen
 from engine.storage.climate_coordinates import CHANNEL_NAMES
-from engine.storage.create import read_coordinates
+from engine.storage.create import Coordinate, read_coordinates
 from engine.storage.output import open_output
 from engine.storage.readable import Readable
 
@@ -71,37 +71,33 @@ def budgets(
     """
     prepared, _, _ = reopen(output, source=source, model=model)
     volumes = {INPUT: prepared.source, **open_output(output).volumes}
-    volumes = {name: volume for name, volume in volumes.items() if _is_on_globe(volume)}
-    if not volumes:
+    known = _known(prepared.model.module, _n_channels(prepared.source))
+    found = {}
+    for name, volume in volumes.items():
+        beside = read_coordinates(volume)
+        if [axis.name for axis in volume.axes][-2:] == ["lat", "lon"] and "lat" in beside:
+            weights, names = _weights(volume, beside), _names(name, volume, beside)
+            learnt = known if name == INPUT else None
+            found[name] = channel_budgets(volume, weights, names=names, known=learnt)
+    if not found:
         raise VolumeError(
             f"a budget is of grids whose last axes are lat and lon, and nothing in '{output}' is. Ingest the source "
             "with its latitudes and longitudes, and run again."
         )
-    known = _known(prepared.model.module, _n_channels(prepared.source))
-    found = {
-        name: channel_budgets(
-            volume, _weights(volume), names=_names(name, volume), known=known if name == INPUT else None
-        )
-        for name, volume in volumes.items()
-    }
     return Budgets(found, closure(**_terms(found, terms)) if terms else None)
 
 
-def _is_on_globe(volume: Readable) -> bool:
-    return [axis.name for axis in volume.axes][-2:] == ["lat", "lon"] and "lat" in read_coordinates(volume)
-
-
-def _weights(volume: Readable) -> NDArray[np.float64]:
+def _weights(volume: Readable, beside: Mapping[str, Coordinate]) -> NDArray[np.float64]:
     try:
-        return area_weights(read_coordinates(volume)["lat"].values)
+        return area_weights(beside["lat"].values)
     except AxisError as error:
         raise VolumeError(f"'{volume.url}': {error}") from error
 
 
-def _names(name: str, volume: Readable) -> list[str]:
+def _names(name: str, volume: Readable, beside: Mapping[str, Coordinate]) -> list[str]:
     """Return the names of a volume's channels; one channel without a name is called as its volume is."""
     n_channels = _n_channels(volume)
-    coordinate = read_coordinates(volume).get(CHANNEL_NAMES)
+    coordinate = beside.get(CHANNEL_NAMES)
     if coordinate is not None and coordinate.values.shape == (n_channels,):
         return [str(value) for value in coordinate.values]
     return [name] if n_channels == 1 else [str(i) for i in range(n_channels)]

@@ -76,7 +76,7 @@ class Output:
         """
         try:
             group = zarr.open_group(self.url, mode="r+")
-            group.attrs[KEY] = {**dict(group.attrs[KEY]), **facts}  # type: ignore[arg-type, dict-item]
+            record.note(group, **facts)
         except OSError as error:
             raise arrays.write_error(error, where=f"the attributes of '{self.url}'") from error
 

@@ -51,7 +51,7 @@ def unpacked(attributes: Mapping[str, Any]) -> dict[str, Any]:
 def note(group: zarr.Group, **facts: object) -> None:
     """Add facts to the record of a group, on disk, in the form that it has."""
     held = group.attrs.get(KEY, {})
-    own = {**unpacked({KEY: held})[KEY], **facts}
+    own = {**_unpacked(held), **facts}
     group.attrs[KEY] = json.dumps(own) if isinstance(held, str) else own
 
 
@@ -63,9 +63,10 @@ def _unpacked(value: object) -> Any:  # noqa: ANN401 -- whatever JSON holds
     if not isinstance(value, str) or not value.startswith(("{", "[")):
         return value
     try:
-        return json.loads(value)
+        found = json.loads(value)
     except ValueError:
         return value  # a text of the user's that begins so
+    return found if _has_objects(found) else value  # nothing else was packed
 
 
 def is_unfinished(attributes: Mapping[str, Any]) -> bool:
