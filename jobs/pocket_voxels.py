@@ -29,16 +29,14 @@ from job import DATA, Clock, Row, answer, console, emptied, near
 from pocket_examples import HELD_OUT, Contacts, Pose, contacts, made_poses, real_poses
 from pocket_picture import draw
 
+from engine.cli_options import pass_runner
 from engine.factory import ready_process
 from engine.items.atoms import write_gninatypes
 from engine.items.pocket import pocket_array
 from engine.items.run import ItemOptions, ItemReport, items
-from engine.items.worker import ItemWorkerFactory
 from engine.memory import n_cpus
 from engine.models.voxeliser import Voxeliser
-from engine.runtime.actors import RayRunner
 from engine.runtime.progress import progress
-from engine.runtime.serial import SerialRunner
 from engine.show import print_rows
 
 MODEL = Path(__file__).with_name("interaction_net.py")
@@ -115,12 +113,8 @@ def scored(
 ) -> ItemReport:
     """Run the pipeline over a manifest, in Ray actors that share the cores, or in this process."""
     options = ItemOptions(batch=batch, workers=n_workers, threads=max(1, n_cpus() // n_workers))
-
-    def actors(factory: ItemWorkerFactory) -> RayRunner:
-        return RayRunner(factory, n_workers=n_workers, n_cpus_per_worker=factory.n_threads, n_in_flight=1)
-
+    runner = pass_runner("ray" if n_workers > 1 else "serial", None, n_workers=n_workers)
     model = f"{MODEL}:interactions"
-    runner = actors if n_workers > 1 else SerialRunner
     return items(str(manifest), model, str(folder), options=options, runner=runner, listener=listener)
 
 

@@ -13,7 +13,8 @@ from engine.models.forward import pick_device
 from engine.models.load import load_model
 from engine.run import Report, check_complete
 from engine.runtime.serial import SerialRunner
-from engine.storage.output import KEY, open_output
+from engine.storage.output import open_output
+from engine.storage.record import KEY
 from tests.faults import Fault, FaultyFactory
 from tests.stored import smooth, store
 

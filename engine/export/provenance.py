@@ -7,7 +7,8 @@ from typing import Any
 
 from engine.errors import VolumeError
 from engine.storage import arrays
-from engine.storage.output import KEY, LABELS
+from engine.storage.output import LABELS
+from engine.storage.record import KEY
 
 NAME = "haloengine"
 

@@ -13,10 +13,8 @@ from engine.storage import arrays, ngff, record
 from engine.storage.cells import CellGrid, store_cells
 from engine.storage.create import Coordinate, Flavour, create_volume, remove
 from engine.storage.ledger import Ledger, State
+from engine.storage.record import KEY
 from engine.storage.stored import Volume, open_stored
-
-KEY = "haloengine"
-"""The group attribute that holds the provenance."""
 
 LABELS = "labels"
 WANTED = "tissue"
