@@ -1,4 +1,4 @@
-"""Models that depend on position, and fields with gaps: tiles equal the whole pass over the whole place."""
+"""Models that depend on position: tiles equal the whole pass over the whole place."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,6 @@ from engine.errors import ModelError, VolumeError
 from engine.geometry.axes import Axis, Role
 from engine.geometry.edges import Edge, EdgeKind
 from engine.geometry.region import Region
-from engine.models.missing import Missing
 from engine.models.place import Derived, cos_solar_zenith
 from engine.storage.create import Coordinate, create_volume
 from tests.stored import smooth
@@ -108,19 +107,6 @@ def test_the_sun_stands_where_the_almanac_has_it():
         }
         worst = max(worst, float(np.abs(cos_solar_zenith(place).numpy() - sun(moment)).max()))
     assert 0 < worst < 0.01
-
-
-@pytest.mark.parametrize("fill", [0.5, "mean"])
-def test_gaps_are_filled_before_any_halo_and_are_gaps_in_the_result(tmp_path, fill):
-    voxels = smooth((N_TIMES, 2, N_LAT, N_LON)) + 3
-    land = smooth((N_LAT, N_LON), seed=5) > 0.8
-    voxels[:, 1, land] = np.nan
-    found = ran(globe(tmp_path / "in.zarr", voxels), Missing(network(2), fill=fill, n_channels=2).eval(), tmp_path)
-    value = 0.5 if fill == 0.5 else np.nanmean(voxels[:, 1], dtype=np.float64)
-    wanted = whole(network(2), np.where(np.isnan(voxels), np.float32(value), voxels))
-    assert 0.05 < land.mean() < 0.5
-    assert np.isnan(found[:, 0]).tolist() == np.broadcast_to(land, (N_TIMES, N_LAT, N_LON)).tolist()
-    np.testing.assert_allclose(found[:, :, ~land], wanted[:, :, ~land], atol=1e-5)
 
 
 class Asks(nn.Module):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from engine.models import operations as ops
+from engine.models import own_operations as own
 from engine.models import reshaping
 from engine.models.shadow import Shadows, Traced
 
@@ -60,7 +61,8 @@ HANDLERS: dict[str, Callable[[Shadows, Mapping[str, Any], Shape], Traced]] = {
     "constant_pad_nd": _padder("constant"),
     **{f"reflection_pad{n}d": _padder("reflect") for n in (1, 2, 3)},
     **{f"replication_pad{n}d": _padder("replicate") for n in (1, 2, 3)},
-    "pad_globe": ops.pad_globe,
+    "pad_globe": own.pad_globe,
+    "fill_nearest": own.fill_nearest,
     "slice": ops.slice_,
     **dict.fromkeys(("view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as"), _reshaper),
     "permute": lambda s, a, shape: reshaping.permute(a["self"], a["dims"], shape),

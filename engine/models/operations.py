@@ -270,18 +270,6 @@ def pad(shadows: Shadows, arguments: Mapping[str, Any], shape: tuple[int, ...], 
     return Traced(source.labels, shape, tuple(nodes))
 
 
-def pad_globe(shadows: Shadows, arguments: Mapping[str, Any], shape: tuple[int, ...]) -> Traced:
-    """:class:`engine.models.globe.PadGlobe`: latitude goes on as if reflected, but with columns from all round."""
-    source: Traced = arguments["x"]
-    amount, nodes = int(arguments["amount"]), list(source.nodes)
-    for dimension, mode in ((-2, "reflect"), (-1, "around")):
-        axis = source.labels[dimension]
-        if not isinstance(axis, int):
-            raise shadows.unbounded("pads a globe along what are no axes of space", "Give (batch, channel, lat, lon)")
-        nodes[axis] = shadows.add(axis, Pad((nodes[axis],), amount, amount, mode))
-    return Traced(source.labels, shape, tuple(nodes))
-
-
 def slice_(shadows: Shadows, arguments: Mapping[str, Any], shape: tuple[int, ...]) -> Traced:
     """A slice: a crop along space, free along channels."""
     source: Traced = arguments["self"]
