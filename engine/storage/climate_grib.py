@@ -10,7 +10,7 @@ import xarray as xr
 from engine.errors import IngestError
 from engine.storage import arrays
 
-_SHARED = {"time", "step", "valid_time", "number", "latitude", "longitude", "x", "y", "values"}
+_SHARED = {"time", "step", "number", "latitude", "longitude", "x", "y", "values"}
 """Coordinates of cfgrib that are not vertical."""
 
 
@@ -42,13 +42,27 @@ def open_grib(place: str) -> xr.Dataset:
 def _joined(parts: Sequence[xr.Dataset]) -> xr.Dataset:
     """Return all parts in one; of two vertical axes of one name and other values, the second is numbered."""
     found = xr.Dataset(attrs=parts[0].attrs)
-    for part in parts:
+    for part in map(_at_valid_times, parts):
         scalars = [name for name in part.coords if name not in _SHARED and part[name].ndim == 0]
         own = part.drop_vars(scalars)
         names = {name: _axis_name(found, own, str(name)) for name in own.dims if name not in _SHARED}
         names |= {name: _variable_name(found, own[name]) for name in own.data_vars}
         found = xr.merge([found, own.rename(names)], join="exact", compat="equals", combine_attrs="override")
     return found
+
+
+def _at_valid_times(part: xr.Dataset) -> xr.Dataset:
+    """Return fields at the times that they are of, not those at which their forecast began.
+
+    The steps of one forecast are times. Steps of several forecasts are left as the second axis that they are.
+    """
+    if "valid_time" not in part.coords or part["valid_time"].ndim > 1:
+        return part.drop_vars("valid_time", errors="ignore")
+    valid = part["valid_time"].variable
+    part = part.drop_vars(["time", "step", "valid_time"], errors="ignore")
+    return part.rename({name: "time" for name in valid.dims if name != "time"}).assign_coords(
+        time=valid if not valid.dims else ("time", valid.values, valid.attrs)
+    )
 
 
 def _axis_name(found: xr.Dataset, part: xr.Dataset, name: str) -> str:

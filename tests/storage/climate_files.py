@@ -60,21 +60,32 @@ def to_zarr(dataset: xr.Dataset, path: Path, *, zarr_format: int) -> Path:
     return path
 
 
-def to_grib(dataset: xr.Dataset, path: Path) -> Path:
-    """Write a GRIB 2 file, a message per field, its numbers as they are (IEEE)."""
+def to_grib(dataset: xr.Dataset, path: Path, *, hours: dict[int, int] | None = None, member: int | None = None) -> Path:
+    """Write a GRIB 2 file, a message per field, its numbers as they are (IEEE).
+
+    Args:
+        dataset: The fields; a time is a day of January 2001.
+        path: Where.
+        hours: By time, hours of a forecast that began on the first of January, where it is one.
+        member: Of an ensemble.
+    """
     with path.open("wb") as file:
         for name, array in dataset.data_vars.items():
             for step in range(dataset.sizes["time"]):
                 fields = array.isel(time=step)
                 for level in fields["level"].values if "level" in fields.dims else [None]:
                     one = fields if level is None else fields.sel(level=level)
-                    _write_message(file, str(name), one, day=int(dataset["time"].values[step]), level=level)
+                    day = int(dataset["time"].values[step])
+                    hour = (hours or {}).get(day)
+                    when = {"dataDate": 20010101 + (day if hour is None else 0), "stepRange": str(hour or 0)}
+                    _write_message(file, str(name), one, when=when, level=level, member=member)
     return path
 
 
-def _write_message(file, name: str, field: xr.DataArray, *, day: int, level: float | None) -> None:
+def _write_message(file, name: str, field: xr.DataArray, *, when: dict, level: float | None, member: int | None) -> None:
     lat, lon = field["lat"].values, field["lon"].values
     message = eccodes.codes_grib_new_from_samples("regular_ll_pl_grib2")
+    ensemble = {} if member is None else {"productDefinitionTemplateNumber": 1, "perturbationNumber": member}
     keys = {
         "Ni": len(lon),
         "Nj": len(lat),
@@ -84,7 +95,8 @@ def _write_message(file, name: str, field: xr.DataArray, *, day: int, level: flo
         "longitudeOfLastGridPointInDegrees": lon[-1],
         "iDirectionIncrementInDegrees": lon[1] - lon[0],
         "jDirectionIncrementInDegrees": abs(lat[1] - lat[0]),
-        "dataDate": 20010101 + day,
+        **ensemble,
+        **when,
         "dataTime": 0,
         "typeOfLevel": "surface" if level is None else "isobaricInhPa",
         "level": 0 if level is None else int(level),

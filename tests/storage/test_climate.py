@@ -9,7 +9,7 @@ import pytest
 import torch
 import xarray as xr
 
-from engine.errors import EngineError
+from engine.errors import EngineError, IngestError
 from engine.geometry.edges import EdgeKind
 from engine.geometry.region import Region
 from engine.prepare import Options
@@ -381,6 +381,36 @@ def test_a_grib_file_with_several_kinds_of_levels_is_one_volume(tmp_path):
         if "level" in channel:
             expected = expected[:, LEVELS.index(channel["level"]["value"])]
         assert np.array_equal(whole(volume)[:, i], expected)
+
+
+@pytest.mark.parametrize("is_split", [False, True])
+def test_the_steps_of_a_grib_forecast_are_the_times_that_its_fields_are_of(tmp_path, is_split):
+    dataset, hours = globe(n_times=3, variables=("t",)), {0: 0, 1: 6, 2: 18}
+    parts = [dataset.isel(time=[i]) for i in range(3)] if is_split else [dataset]
+    for i, part in enumerate(parts):
+        to_grib(part, tmp_path / f"a{i}.grib", hours=hours)
+    volume = open_volume(str(tmp_path / ("a*.grib" if is_split else "a0.grib")))
+    channels = [channel["variable"] for channel in volume.attributes["channels"]]
+    time = read_coordinates(volume)["time"]
+    moments = xr.coding.times.decode_cf_datetime(time.values, time.attributes["units"])
+    assert ((moments - np.datetime64("2001-01-01")) / np.timedelta64(1, "h")).tolist() == [0, 6, 18]
+    for index, level in enumerate(LEVELS):
+        channel = next(i for i, c in enumerate(volume.attributes["channels"]) if c.get("level", {}).get("value") == level)
+        assert np.array_equal(whole(volume)[:, channel], dataset["t"].values[:, index])
+    assert "sp" in channels
+
+
+@pytest.mark.parametrize(
+    ("axis", "parts"),
+    [("step", [(0, {}), (0, {"hours": {0: 24}}), (1, {})]), ("number", [(0, {"member": 1}), (0, {"member": 2})])],
+)
+def test_a_grib_file_of_several_forecasts_or_members_is_refused_by_its_axis(tmp_path, axis, parts):
+    with (tmp_path / "all.grib").open("wb") as file:
+        for day, more in parts:
+            one = globe(n_times=1, first_time=day, variables=("t",))
+            file.write(to_grib(one, tmp_path / "one.grib", **more).read_bytes())
+    with pytest.raises(IngestError, match=f"'{axis}' of variable '.*' of .* \\(2 long\\) is none of them"):
+        open_volume(str(tmp_path / "all.grib"))
 
 
 def changed(dataset: xr.Dataset, **attributes) -> xr.Dataset:
