@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -16,14 +17,14 @@ from engine.storage.ledger import State
 from engine.storage.output import open_output
 
 
-def command() -> list[str]:
-    """Return how the command line is called."""
-    return [str(Path(sys.executable).with_name("engine"))]
+COMMAND = str(Path(sys.executable).with_name("engine"))
+HERE: dict[str, Any] = {"cwd": ROOT, "env": {**os.environ, "PYTHONPATH": str(ROOT)}}
+"""Where the command line is called, so that it finds the models of these benchmarks."""
 
 
 def engine(*words: str) -> str:
     """Run the command line, and return what it prints."""
-    done = subprocess.run([*command(), *words], capture_output=True, text=True, check=False, cwd=ROOT)
+    done = subprocess.run([COMMAND, *words], capture_output=True, text=True, check=False, **HERE)
     if done.returncode:
         raise RuntimeError(f"engine {words[0]} ended with {done.returncode}: {done.stderr[-2000:]}")
     return done.stdout
@@ -31,7 +32,7 @@ def engine(*words: str) -> str:
 
 def killed(words: Sequence[str], output: Path) -> int:
     """Run until half is done, kill all of it at once, and return the blocks that were stored."""
-    process = subprocess.Popen([*command(), *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
+    process = subprocess.Popen([COMMAND, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **HERE)
     while (done_share(output) or 0.0) < 0.5:
         time.sleep(0.05)
         if process.poll() is not None:
