@@ -17,14 +17,24 @@ from engine.storage.ledger import State
 from engine.storage.output import open_output
 
 
-COMMAND = str(Path(sys.executable).with_name("engine"))
-HERE: dict[str, Any] = {"cwd": ROOT, "env": {**os.environ, "PYTHONPATH": str(ROOT)}}
-"""Where the command line is called, so that it finds the models of these benchmarks."""
+def called(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line to its end, whatever it is, with the models of these benchmarks at hand."""
+    return subprocess.run(**_call(words), capture_output=True, text=True, check=False)
+
+
+def started(*words: str) -> subprocess.Popen[bytes]:
+    """Start the command line, and hear nothing from it."""
+    return subprocess.Popen(**_call(words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _call(words: Sequence[str]) -> dict[str, Any]:
+    command = str(Path(sys.executable).with_name("engine"))
+    return {"args": [command, *words], "cwd": ROOT, "env": {**os.environ, "PYTHONPATH": str(ROOT)}}
 
 
 def engine(*words: str) -> str:
     """Run the command line, and return what it prints."""
-    done = subprocess.run([COMMAND, *words], capture_output=True, text=True, check=False, **HERE)
+    done = called(*words)
     if done.returncode:
         raise RuntimeError(f"engine {words[0]} ended with {done.returncode}: {done.stderr[-2000:]}")
     return done.stdout
@@ -32,7 +42,7 @@ def engine(*words: str) -> str:
 
 def killed(words: Sequence[str], output: Path) -> int:
     """Run until half is done, kill all of it at once, and return the blocks that were stored."""
-    process = subprocess.Popen([COMMAND, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **HERE)
+    process = started(*words)
     while (done_share(output) or 0.0) < 0.5:
         time.sleep(0.05)
         if process.poll() is not None:

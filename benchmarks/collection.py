@@ -2,7 +2,6 @@
 
 import csv
 import shutil
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -10,9 +9,9 @@ from pathlib import Path
 
 import tifffile
 
-from benchmarks.broken import command
+from benchmarks.broken import called
 from benchmarks.report import Result
-from benchmarks.slides import MODEL, ROOT, mirrored
+from benchmarks.slides import MODEL, mirrored
 from benchmarks.volumes import FOLDER
 
 N_GOOD = 15
@@ -39,7 +38,7 @@ def main() -> list[Result]:
     rows = []
     for name, call in calls.items():
         begin = time.monotonic()
-        done = subprocess.run([*command(), *call], capture_output=True, text=True, check=False, cwd=ROOT)
+        done = called(*call)
         seconds = time.monotonic() - begin
         with (results / "collection.csv").open() as file:
             records = list(csv.DictReader(file))

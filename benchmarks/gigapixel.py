@@ -5,15 +5,14 @@ All of it is planned; polygons want a part that fits the time, a square across m
 
 import json
 import shutil
-import subprocess
 import time
 from pathlib import Path
 
 import psutil
 
-from benchmarks.broken import command, digest, done_share, engine, killed
+from benchmarks.broken import digest, done_share, engine, killed, started
 from benchmarks.report import Result
-from benchmarks.slides import MODEL, ROOT, mirrored
+from benchmarks.slides import MODEL, mirrored
 from benchmarks.volumes import FOLDER
 from engine.memory import format_bytes
 
@@ -66,7 +65,7 @@ def run_words(slide: Path, output: Path, plan: Path) -> list[str]:
 def watched(slide: Path, output: Path, plan: Path) -> tuple[list[tuple[float, dict[str, int]]], float]:
     """Run to the end, and return (share of blocks done, RSS by process) over time, and the seconds."""
     begin = time.monotonic()
-    process = subprocess.Popen([*command(), *run_words(slide, output, plan)], stdout=subprocess.DEVNULL, cwd=ROOT)
+    process = started(*run_words(slide, output, plan))
     samples = []
     while process.poll() is None:
         time.sleep(0.5)

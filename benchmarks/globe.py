@@ -115,9 +115,9 @@ def side_by_side(url: str) -> Result:
         f"Differences from the loop. 2 threads, a process each, from Zarr to disk; ours under {format_bytes(MEMORY)}: "
         f"{run.n_tiles} tiles, {run.n_decoded} chunks decoded for {N_STEPS} stored. Planning ({run.planning:.1f} s) "
         f"and the certificate ({run.certifying:.1f} s, decoding anew) are not in its seconds, but in its memory. "
-        f"Of xbatcher's batches of {BATCH} x {BATCH}, {none:.1%} of the cells are in none; where they overlap by twice the "
-        f"halo, {some:.1%} are in none and {inside:.1%} never a halo away from the rim of one, where a network cannot be "
-        f"right. Cells of ours that are left out or differ: {(found[0] != found[1]).mean():.1%}.",
+        f"Of xbatcher's batches of {BATCH} x {BATCH}, {none:.1%} of the cells are in none; where they overlap by twice "
+        f"the halo, {some:.1%} are in none, and {inside:.1%} never a halo away from the rim of one, where no net can "
+        f"be right. Cells of ours that are left out or differ: {(found[0] != found[1]).mean():.1%}.",
     )
 
 
