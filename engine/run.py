@@ -18,6 +18,7 @@ from engine.plan_json import plan_from_json
 from engine.prepare import Options, Prepared, prepare
 from engine.runtime.events import Listener, Runner, Summary, Tally
 from engine.runtime.masking import Coverage, coverage
+from engine.runtime.ready import chunk_of
 from engine.runtime.schedule import drive
 from engine.runtime.serial import SerialRunner
 from engine.storage.cells import store_cells
@@ -154,7 +155,8 @@ def fill(
         summary = Tally().summary(n_tasks=plan.graph.n_tasks, n_done_before=plan.graph.n_tasks, seconds=0.0)
     else:
         with runner(factory, plan) as ready:
-            summary = drive(plan.graph, ready, output.ledger, listen, n_voxels=plan.output_voxels)
+            chunks = chunk_of(plan, prepared.source.levels[0].chunk_shape)
+            summary = drive(plan.graph, ready, output.ledger, listen, n_voxels=plan.output_voxels, chunk_of=chunks)
     facts: dict[str, Any] = {"summary": asdict(summary)}
     if shrunk:
         facts["tiles_shrunk_to"] = [list(shape) for shape in sorted(shrunk)]

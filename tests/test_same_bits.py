@@ -5,6 +5,7 @@ from importlib import import_module
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import engine
 from engine.factory import BlockWorkerFactory
@@ -101,3 +102,25 @@ def test_every_way_to_run_stores_the_same_bits(tmp_path, case, local_ray, monkey
         assert report.is_complete, way
         assert plan_hash(plan_to_json(report.plan)) == plan_hash(plan_to_json(first.plan)), way
         assert checksums(tmp_path / f"{way}.zarr") == wanted, way
+
+
+def test_the_parts_of_a_chunk_are_read_by_one_of_two_actors(tmp_path, local_ray):
+    n_steps, n_parts, readers = 20, 4, set()
+    field = smooth((n_steps, 24, 32))
+    coordinates = {"time": np.arange(n_steps), "lat": np.linspace(-86.25, 86.25, 24), "lon": np.arange(32) * 11.25}
+    grid = xr.Dataset({"t": (("time", "lat", "lon"), field)}, coordinates)
+    grid.to_zarr(tmp_path / "in.zarr", encoding={"t": {"chunks": (1, 24, 32)}}, consolidated=False)
+    options = engine.Options(tile=(24, 16), block=(24, 8), threads=2, workers=10)
+
+    def listen(event: object) -> None:
+        if isinstance(event, TaskDone):
+            readers.add((event.receipt.worker, event.receipt.task // n_parts))
+
+    report = engine.run(
+        str(tmp_path / "in.zarr"), "tests.pipelines:scan2d", str(tmp_path / "out.zarr"),
+        options=options, runner=actors(2), listener=listen,
+    )  # fmt: skip
+    assert report.is_complete
+    assert report.plan.graph.n_tasks == n_steps * n_parts
+    assert len({worker for worker, _ in readers}) == 2
+    assert n_steps <= len(readers) <= n_steps + 2

@@ -74,7 +74,7 @@ class CollectionQueue:
         """Say whether a step can be started now."""
         return self._next() is not None
 
-    def next_task(self) -> int:
+    def next_task(self, after: int | None) -> int:  # noqa: ARG002 - a slide's chunks are smaller than its blocks
         """Return the step that comes first, and begin it."""
         found = self._next()
         assert found is not None

@@ -122,11 +122,14 @@ class RayRunner(Runner):
         """Tasks that can be submitted now."""
         return sum(seat.n_free(self._n_in_flight) for seat in self._seats)
 
+    @property
+    def last_task(self) -> int | None:
+        """The task that was submitted last to the worker that the next one goes to."""
+        return self._next_seat(None).last
+
     def submit(self, task: int, attempt: int, *, is_alone: bool = False) -> None:
         """Start ``task``; one that failed rather waits in line on another worker than go where it failed."""
-        avoid = self._failed_on.get(task)
-        open_seats = (seat for seat in self._seats if seat.is_up and not seat.is_reserved)
-        seat = min(open_seats, key=lambda s: (s.number == avoid, len(s.calls), s.number))
+        seat = self._next_seat(self._failed_on.get(task))
         if is_alone:
             seat.is_reserved = True
         if is_alone and seat.calls:
@@ -164,6 +167,10 @@ class RayRunner(Runner):
             self._owns_ray = False
             ray.shutdown()
 
+    def _next_seat(self, avoid: int | None) -> Seat:
+        open_seats = (seat for seat in self._seats if seat.is_up and not seat.is_reserved)
+        return min(open_seats, key=lambda s: (s.number == avoid, len(s.calls), s.number))
+
     def _end_overdue(self, patience: Patience) -> None:
         """Kill the workers whose oldest task has had no answer for too long: their calls then come back as deaths."""
         for seat in self._seats:
@@ -179,11 +186,11 @@ class RayRunner(Runner):
         seat.actor = ray.remote(_Host).options(**self._options).remote(self._factory_ref)
         seat.life += 1
         seat.is_up = False
-        seat.calls = {}
+        seat.calls, seat.last = {}, None
         self._await(seat, None, 0, seat.actor.start.remote())
 
     def _call(self, seat: Seat, task: int, attempt: int) -> None:
-        seat.calls[task] = time.monotonic()
+        seat.calls[task], seat.last = time.monotonic(), task
         self._await(seat, task, attempt, seat.actor.run.remote(task, attempt))
 
     def _await(self, seat: Seat, task: int | None, attempt: int, call: Any) -> None:  # noqa: ANN401 - an ObjectRef

@@ -82,6 +82,11 @@ class Runner(Protocol):
     def n_free(self) -> int:
         """Tasks that can be submitted now."""
 
+    @property
+    def last_task(self) -> int | None:
+        """The task that was submitted last to the worker that the next one goes to, where that matters."""
+        return None
+
     def submit(self, task: int, attempt: int, *, is_alone: bool = False) -> None:
         """Start ``task``, with nothing beside it on its worker if ``is_alone``.
 

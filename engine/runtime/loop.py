@@ -30,8 +30,8 @@ class TaskQueue(Protocol):
     def has_ready(self) -> bool:
         """Say whether a task can be started now."""
 
-    def next_task(self) -> int:
-        """Return the ready task that comes first."""
+    def next_task(self, after: int | None) -> int:
+        """Return the ready task that comes first for a worker whose last one was ``after``."""
 
     def done(self, task: int) -> None:
         """Make ready what waited only for ``task``."""
@@ -127,7 +127,7 @@ class Loop:
             if self._again:
                 trial = self._again.popleft()
             elif self._queue.has_ready():
-                trial = Try(self._queue.next_task())
+                trial = Try(self._queue.next_task(self._runner.last_task))
             else:
                 return
             self._in_flight[trial.task] = trial

@@ -1,7 +1,6 @@
 """Runs a block graph: what is ready in Dask's order goes to the runner, and the ledger says what is done."""
 
 import time
-from heapq import heappop, heappush
 
 import numpy as np
 
@@ -9,6 +8,7 @@ from engine.geometry.block_graph import BlockGraph
 from engine.runtime.events import Listener, RunFinished, Runner, RunStarted, Summary
 from engine.runtime.graph import TaskPredicate, Wave, waves
 from engine.runtime.loop import Loop
+from engine.runtime.ready import ChunkOf, Ready
 from engine.storage.ledger import Ledger, State
 
 N_NODES_PER_WAVE = 20_000
@@ -26,6 +26,7 @@ def drive(
     shuffle_seed: int | None = None,
     wave_limit: int = N_NODES_PER_WAVE,
     n_voxels: int = 0,
+    chunk_of: ChunkOf | None = None,
 ) -> Summary:
     """Do every task of ``graph`` that ``ledger`` does not call done, and return the sum.
 
@@ -45,6 +46,7 @@ def drive(
         shuffle_seed: If given, the order within a wave is drawn at random: the bits must not change.
         wave_limit: Tasks that are planned at a time.
         n_voxels: Output voxels of all tasks, for the listener; 0 where unknown.
+        chunk_of: Which chunk of the source a task reads a part of, so that one worker reads all its parts.
 
     Raises:
         RunError: If no worker is left, or a worker found no space left to write.
@@ -54,7 +56,9 @@ def drive(
     counts = ledger.counts()
     n_done_before = counts[State.DONE] + counts[State.SKIPPED]
     emit(RunStarted(graph.n_tasks, n_done_before, n_voxels))
-    queue = BlockQueue(graph, ledger, chosen=chosen, shuffle_seed=shuffle_seed, wave_limit=wave_limit)
+    queue = BlockQueue(
+        graph, ledger, chosen=chosen, shuffle_seed=shuffle_seed, wave_limit=wave_limit, chunk_of=chunk_of
+    )
     loop = Loop(queue, runner, ledger, emit, n_attempts=n_attempts)
     try:
         loop.run()
@@ -82,12 +86,13 @@ class BlockQueue:
         chosen: TaskPredicate | None,
         shuffle_seed: int | None,
         wave_limit: int,
+        chunk_of: ChunkOf | None = None,
     ) -> None:
         self._graph = graph
         self._ledger = ledger
         self._waves = waves(graph, ledger.is_done, chosen=chosen, limit=wave_limit)
         self._random = None if shuffle_seed is None else np.random.default_rng(shuffle_seed)
-        self._ready: list[tuple[int, int]] = []
+        self._ready = Ready(chunk_of or (lambda _: None))
         self._rank: dict[int, int] = {}
         """Of each waiting task, its place in the order."""
         self._n_unmet: dict[int, int] = {}
@@ -105,9 +110,9 @@ class BlockQueue:
             self._plan(wave)
         return bool(self._ready)
 
-    def next_task(self) -> int:
-        """Return the ready task that comes first."""
-        return heappop(self._ready)[1]
+    def next_task(self, after: int | None = None) -> int:
+        """Return the ready task that comes first for a worker whose last one was ``after``."""
+        return self._ready.take(after)
 
     def is_over(self) -> bool:
         """Say whether no task is ready, waiting or in flight, and none will be."""
@@ -122,7 +127,7 @@ class BlockQueue:
             self._n_unmet[coarser] -= 1
             if self._n_unmet[coarser] == 0:
                 del self._n_unmet[coarser]
-                heappush(self._ready, (self._rank.pop(coarser), coarser))
+                self._ready.add(self._rank.pop(coarser), coarser)
 
     def drop(self, task: int) -> None:
         """Forget ``task``, and what waits for it: they stay as the ledger has them."""
@@ -155,4 +160,4 @@ class BlockQueue:
             self._n_unmet[task] = n_unmet
             self._rank[task] = rank
         else:
-            heappush(self._ready, (rank, task))
+            self._ready.add(rank, task)

@@ -24,6 +24,8 @@ class Seat:
     n_failed_starts: int = 0
     calls: dict[int, float] = field(default_factory=dict)
     """Tasks in flight on the present actor, and when each was handed over."""
+    last: int | None = None
+    """The task that was handed last to the present actor."""
     alone: tuple[int, int] | None = None
     """Task and attempt that wait for the calls to end, to be run with nothing beside them."""
     is_reserved: bool = False

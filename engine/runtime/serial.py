@@ -16,6 +16,7 @@ class SerialRunner(Runner):
         self._worker = factory()
         self._n_slots = n_in_flight
         self._n_taken = 0
+        self._last: int | None = None
         self._waiting: SimpleQueue[tuple[int, int]] = SimpleQueue()
         self._finished: SimpleQueue[Receipt] = SimpleQueue()
         self._pool = ThreadPoolExecutor(n_in_flight, "block") if n_in_flight > 1 else None
@@ -30,9 +31,15 @@ class SerialRunner(Runner):
         """Tasks that can be submitted now."""
         return self._n_slots - self._n_taken
 
+    @property
+    def last_task(self) -> int | None:
+        """The task that was submitted last."""
+        return self._last
+
     def submit(self, task: int, attempt: int, *, is_alone: bool = False) -> None:  # noqa: ARG002 - a Runner takes it
         """Start ``task``; with one slot, :meth:`next_receipt` does it."""
         self._n_taken += 1
+        self._last = task
         if self._pool is None:
             self._waiting.put((task, attempt))
         else:
