@@ -10,6 +10,7 @@ import xarray as xr
 from engine.errors import IngestError
 from engine.storage import arrays
 
+_HYBRID, _PV = "hybrid", "GRIB_pv"
 _SHARED = {"time", "step", "number", "latitude", "longitude", "x", "y", "values"}
 """Coordinates of cfgrib that are not vertical."""
 
@@ -23,8 +24,9 @@ def open_grib(place: str) -> xr.Dataset:
         IngestError: If it is no GRIB, damaged, or its fields lie on several grids or at different times.
     """
     try:
+        options = {"indexpath": "", "read_keys": ["pv"]}
         parts = cfgrib.open_datasets(
-            place, backend_kwargs={"indexpath": ""}, decode_times=False, decode_timedelta=False, cache=False
+            place, backend_kwargs=options, decode_times=False, decode_timedelta=False, cache=False
         )
     except (*arrays.READ_ERRORS, cfgrib.DatasetBuildError, AttributeError) as error:
         raise _unreadable(place, arrays.first_line(error)) from error
@@ -42,7 +44,7 @@ def open_grib(place: str) -> xr.Dataset:
 def _joined(parts: Sequence[xr.Dataset]) -> xr.Dataset:
     """Return all parts in one; of two vertical axes of one name and other values, the second is numbered."""
     found = xr.Dataset(attrs=parts[0].attrs)
-    for part in map(_at_valid_times, parts):
+    for part in map(_with_coefficients, map(_at_valid_times, parts)):
         scalars = [name for name in part.coords if name not in _SHARED and part[name].ndim == 0]
         own = part.drop_vars(scalars)
         names = {name: _axis_name(found, own, str(name)) for name in own.dims if name not in _SHARED}
@@ -63,6 +65,37 @@ def _at_valid_times(part: xr.Dataset) -> xr.Dataset:
     return part.rename({name: "time" for name in valid.dims if name != "time"}).assign_coords(
         time=valid if not valid.dims else ("time", valid.values, valid.attrs)
     )
+
+
+def _with_coefficients(part: xr.Dataset) -> xr.Dataset:
+    """Return hybrid levels with their formula as CF has it, from the coefficients that a message carries (``pv``).
+
+    These are a and b at the interfaces, from the top; level k lies between interfaces k - 1 and k, and its pressure is
+    the mean of theirs (IFS documentation, part III, 2.2.1).
+    """
+    found = [np.asarray(part[name].attrs.pop(_PV)) for name in part.data_vars if _PV in part[name].attrs]
+    if _HYBRID not in part.dims or not found:
+        return part
+    numbers = part[_HYBRID].values.astype(int)
+    if found[0].size % 2 or numbers.min() < 1 or numbers.max() >= found[0].size // 2:
+        return part
+    between = [np.stack([one[numbers - 1], one[numbers]], axis=1) for one in np.split(found[0], 2)]
+    names = {"ap": f"{_HYBRID}_ap", "b": f"{_HYBRID}_b"}
+    for (term, name), values in zip(names.items(), between, strict=True):
+        about = {"units": "Pa" if term == "ap" else "1"}
+        part[name] = (_HYBRID, values.mean(axis=1), about)
+        part[f"{name}_bnds"] = ((_HYBRID, "bnds"), values, about)
+    part[f"{_HYBRID}_bnds"] = (
+        (_HYBRID, "bnds"),
+        np.stack([numbers - 0.5, numbers + 0.5], axis=1),
+        {"formula_terms": f"ap: {names['ap']}_bnds b: {names['b']}_bnds ps: sp"},
+    )
+    part[_HYBRID].attrs |= {
+        "standard_name": "atmosphere_hybrid_sigma_pressure_coordinate",
+        "formula_terms": f"ap: {names['ap']} b: {names['b']} ps: sp",
+        "bounds": f"{_HYBRID}_bnds",
+    }
+    return part
 
 
 def _axis_name(found: xr.Dataset, part: xr.Dataset, name: str) -> str:

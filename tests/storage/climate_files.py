@@ -60,7 +60,14 @@ def to_zarr(dataset: xr.Dataset, path: Path, *, zarr_format: int) -> Path:
     return path
 
 
-def to_grib(dataset: xr.Dataset, path: Path, *, hours: dict[int, int] | None = None, member: int | None = None) -> Path:
+def to_grib(
+    dataset: xr.Dataset,
+    path: Path,
+    *,
+    hours: dict[int, int] | None = None,
+    member: int | None = None,
+    pv: np.ndarray | None = None,
+) -> Path:
     """Write a GRIB 2 file, a message per field, its numbers as they are (IEEE).
 
     Args:
@@ -68,6 +75,7 @@ def to_grib(dataset: xr.Dataset, path: Path, *, hours: dict[int, int] | None = N
         path: Where.
         hours: By time, hours of a forecast that began on the first of January, where it is one.
         member: Of an ensemble.
+        pv: Coefficients of hybrid levels: levels are such, by their number, and not pressures.
     """
     with path.open("wb") as file:
         for name, array in dataset.data_vars.items():
@@ -78,11 +86,13 @@ def to_grib(dataset: xr.Dataset, path: Path, *, hours: dict[int, int] | None = N
                     day = int(dataset["time"].values[step])
                     hour = (hours or {}).get(day)
                     when = {"dataDate": 20010101 + (day if hour is None else 0), "stepRange": str(hour or 0)}
-                    _write_message(file, str(name), one, when=when, level=level, member=member)
+                    _write_message(file, str(name), one, when=when, level=level, member=member, pv=pv)
     return path
 
 
-def _write_message(file, name: str, field: xr.DataArray, *, when: dict, level: float | None, member: int | None) -> None:
+def _write_message(
+    file, name: str, field: xr.DataArray, *, when: dict, level: float | None, member: int | None, pv: np.ndarray | None
+) -> None:
     lat, lon = field["lat"].values, field["lon"].values
     message = eccodes.codes_grib_new_from_samples("regular_ll_pl_grib2")
     ensemble = {} if member is None else {"productDefinitionTemplateNumber": 1, "perturbationNumber": member}
@@ -98,13 +108,16 @@ def _write_message(file, name: str, field: xr.DataArray, *, when: dict, level: f
         **ensemble,
         **when,
         "dataTime": 0,
-        "typeOfLevel": "surface" if level is None else "isobaricInhPa",
+        "typeOfLevel": "surface" if level is None else "isobaricInhPa" if pv is None else "hybrid",
         "level": 0 if level is None else int(level),
         "shortName": name,
         "packingType": "grid_ieee",
     }
     for key, value in keys.items():
         eccodes.codes_set(message, key, value.item() if isinstance(value, np.generic) else value)
+    if pv is not None and level is not None:
+        eccodes.codes_set(message, "PVPresent", 1)
+        eccodes.codes_set_double_array(message, "pv", pv)
     eccodes.codes_set_values(message, field.values.astype("float64").ravel())
     eccodes.codes_write(message, file)
     eccodes.codes_release(message)

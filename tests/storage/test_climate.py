@@ -400,6 +400,20 @@ def test_the_steps_of_a_grib_forecast_are_the_times_that_its_fields_are_of(tmp_p
     assert "sp" in channels
 
 
+def test_hybrid_levels_of_a_grib_file_have_the_coefficients_of_its_messages(tmp_path):
+    dataset = globe(n_times=1, variables=("t",)).assign_coords(level=("level", [2.0, 3.0, 4.0]))
+    a, b = np.array([0.0, 2000.0, 8000.0, 3000.0, 0.0]), np.array([0.0, 0.0, 0.25, 0.75, 1.0])
+    volume = open_volume(str(to_grib(dataset, tmp_path / "a.grib", pv=np.concatenate([a, b]))))
+    channels = {c["name"]: c for c in volume.attributes["channels"]}
+    assert set(channels) == {"sp", "t_2", "t_3", "t_4"}
+    about = {"kind": "hybrid", "units": "1", "positive": "down", "a_units": "Pa", "surface_pressure": "sp"}
+    for k in (2, 3, 4):
+        bounds = {"a_bounds": [a[k - 1], a[k]], "b_bounds": [b[k - 1], b[k]]}
+        means = {"a": (a[k - 1] + a[k]) / 2, "b": (b[k - 1] + b[k]) / 2}
+        assert channels[f"t_{k}"]["level"] == {**about, **bounds, **means, "value": float(k)}
+    assert np.array_equal(whole(volume)[list(channels).index("t_3")], dataset["t"].values[0, 1])
+
+
 @pytest.mark.parametrize(
     ("axis", "parts"),
     [("step", [(0, {}), (0, {"hours": {0: 24}}), (1, {})]), ("number", [(0, {"member": 1}), (0, {"member": 2})])],
