@@ -26,12 +26,13 @@ clean: ## remove .venv, caches and what the demo wrote
 	find engine jobs benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A changed lock makes .venv anew, so that nothing left over can hide a missing pin; a changed pyproject.toml only
-# installs the engine again, and pip then checks that the pins satisfy what it asks for.
+# installs the engine again, and pip then checks that the pins satisfy what it asks for. Python compiles what it imports:
+# to compile all packages beforehand would take as long as to install them.
 .venv/packages: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Python 3.11 or newer is needed; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.lock
 	@touch $@
 
 .venv/ready: .venv/packages pyproject.toml

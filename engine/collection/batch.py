@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from engine.collection.claim import identity_of, keep_claim, kept_shapes, shapes_of
+from engine.collection.claim import CLAIM, identity_of, kept_shapes, shapes_of
 from engine.collection.job import CollectionJob, ObjectsWish, ScoreWish
 from engine.collection.manifest import Entry, entries_of
 from engine.collection.queue import CollectionQueue
@@ -26,6 +26,7 @@ from engine.prepare import LONGEST_MASKED_BLOCK, Options, check_options, learnt_
 from engine.runtime.events import Listener, Runner
 from engine.runtime.loop import Loop
 from engine.runtime.serial import SerialRunner
+from engine.storage.claim import keep_claim
 
 LONG_SIDE = 65_536
 """Pixels along each side of the slide that shapes are chosen for: larger than most."""
@@ -146,7 +147,7 @@ def batch(
         _check_wishes(plan, objects=objects, score=score)
         job = replace(job, objects=objects, score=score, n_certified=n_certified)
         if shapes is None:
-            keep_claim(folder, {**identity, "shapes": shapes_of(job)})
+            keep_claim(Path(folder) / CLAIM, {**identity, "shapes": shapes_of(job)})
         queued = [(n, replace(record, status="pending", code="", reason="")) for n, record in chosen]
         try:
             with watch(len(queued)) as watcher, runner(CollectionWorkerFactory(job)) as pool:

@@ -10,6 +10,7 @@ from engine.collection.job import CollectionJob, ObjectsWish, ScoreWish
 from engine.errors import CollectionError
 from engine.models.load import Model
 from engine.prepare import Options
+from engine.storage.claim import as_written, held_claim
 
 CLAIM = "collection.json"
 
@@ -51,35 +52,6 @@ def kept_shapes(folder: str, ours: Mapping[str, Any]) -> dict[str, Any] | None:
     path = Path(folder) / CLAIM
     if not path.exists():
         return None
-    try:
-        held: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        shapes = {key: tuple(value) if isinstance(value, list) else value for key, value in held["shapes"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CollectionError(
-            f"'{path}' must be as the engine wrote it, and is not ({type(error).__name__}: {error}). Restore it, or "
-            "name another folder."
-        ) from error
-    if differ := [key for key in ours if ours[key] != held.get(key)]:
-        raise CollectionError(
-            f"the folder '{folder}' holds the results of another call: {', '.join(differ)} differ. Name another "
-            "folder, or give the same model and options."
-        )
-    return shapes
-
-
-def keep_claim(folder: str, claim: Mapping[str, Any]) -> None:
-    """Write what a folder's results are of, whole or not at all.
-
-    Raises:
-        CollectionError: If it cannot be written.
-    """
-    path = Path(folder) / CLAIM
-    draft = path.with_suffix(".writing")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json.dumps(claim, indent=1), encoding="utf-8")
-        draft.replace(path)
-    except OSError as error:
-        raise CollectionError(
-            f"the results need a folder that can be written, and '{folder}' cannot ({error}). Name another."
-        ) from error
+    held = held_claim(path, ours, same="model and options")
+    with as_written(path):
+        return {key: tuple(value) if isinstance(value, list) else value for key, value in held["shapes"].items()}

@@ -13,6 +13,7 @@ from engine.errors import CollectionError
 from engine.items.manifest import Item
 from engine.items.outputs import Output
 from engine.items.plan import Bucket, ItemPlan
+from engine.storage.claim import as_written, held_claim, keep_claim, writing_results
 
 CLAIM, BUCKETS = "items.json", "buckets.npy"
 """What the folder holds; and the bucket of each row of the manifest, int32."""
@@ -37,14 +38,9 @@ def write_claim(folder: str, identity: Mapping[str, Any], plan: ItemPlan, output
         rows[bucket.numbers] = number
     buckets = [{"shape": b.shape, "batch_size": b.batch_size, "block_size": b.block_size} for b in plan.buckets]
     claim = {**identity, "buckets": buckets, "outputs": [asdict(output) for output in outputs]}
-    path = Path(folder) / CLAIM
-    try:
+    with writing_results(Path(folder)):
         np.save(Path(folder) / BUCKETS, rows)
-        draft = path.with_suffix(".writing")
-        draft.write_text(json.dumps(claim, indent=1), encoding="utf-8")
-        draft.replace(path)
-    except OSError as error:
-        raise CollectionError(f"results need a folder that can be written, and '{folder}' cannot ({error}).") from error
+    keep_claim(Path(folder) / CLAIM, claim)
 
 
 def read_claim(folder: str, identity: Mapping[str, Any]) -> tuple[ItemPlan, tuple[Output, ...]] | None:
@@ -60,22 +56,12 @@ def read_claim(folder: str, identity: Mapping[str, Any]) -> tuple[ItemPlan, tupl
         raise CollectionError(
             f"results need a folder of their own, and '{folder}' has no {CLAIM}. Name another, or remove it."
         )
-    try:
-        held = json.loads((place / CLAIM).read_text(encoding="utf-8"))
+    held = held_claim(place / CLAIM, identity, same="manifest, model and options")
+    with as_written(place / CLAIM):
         rows = np.load(place / BUCKETS, allow_pickle=False)
         buckets = [
             Bucket(tuple(b["shape"]), np.flatnonzero(rows == n), b["batch_size"], b["block_size"])
             for n, b in enumerate(held["buckets"])
         ]
         outputs = tuple(Output(o["name"], tuple(o["shape"]), o["dtype"]) for o in held["outputs"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CollectionError(
-            f"'{place / CLAIM}' must be as the engine wrote it, and is not ({type(error).__name__}: {error}). Restore "
-            "it, or name another folder."
-        ) from error
-    if differ := [key for key in identity if identity[key] != held.get(key)]:
-        raise CollectionError(
-            f"the folder '{folder}' holds the results of another call: {', '.join(differ)} differ. Name another "
-            "folder, or give the same manifest, model and options."
-        )
     return ItemPlan(tuple(buckets)), outputs

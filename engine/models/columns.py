@@ -11,15 +11,14 @@ not walked through (an LSTM is not in the trace's table); as for :class:`engine.
 stand-in takes its place, once it was seen that no cell changes another's answer.
 """
 
-from math import prod
 from typing import Literal
 
 import torch
 from torch import nn
 
-from engine.errors import EngineError, ModelError
+from engine.errors import ModelError
 from engine.models.skeleton import in_own_thread, is_skeleton
-from engine.models.weights import one_line
+from engine.models.trial import tried
 
 Order = Literal["top_first", "surface_first"]
 """How levels follow each other: from the top of the atmosphere (or the deepest water's surface) down, or up."""
@@ -29,6 +28,11 @@ ORDERS: tuple[Order, ...] = ("top_first", "surface_first")
 BATCH_SIZE = 1024
 """Cells in one call of the network, always: how many cells a tile has chooses no kernel. Where a cell stands among
 them may still change the last bit of a matrix product."""
+
+_CURE = (
+    "it takes cells for the sequence, or a batch's own statistics. Give recurrent and attention layers "
+    "batch_first=True, and batch norm its running statistics (eval mode)."
+)
 
 
 class Columns(nn.Module):
@@ -159,48 +163,15 @@ class Columns(nn.Module):
     def _skeleton(self, x: torch.Tensor) -> torch.Tensor:
         """Return a tensor of the true shape and dtype, whose voxels see exactly their cell."""
         if x.dtype not in self._known:
-            self._known[x.dtype] = in_own_thread(lambda: self._trial(x.dtype, device=x.device))
+            shape = (self.batch_size, self.levels, self.variables + self.scalars)
+            self._known[x.dtype] = in_own_thread(
+                lambda: tried(
+                    self.answers, self.network, shape, dtype=x.dtype, device=x.device, item="column", cure=_CURE,
+                    what=f"the network {self._name} of Columns",
+                )
+            )  # fmt: skip
         n_channels, dtype = self._known[x.dtype]
         return x.mean(dim=1, keepdim=True).expand(-1, n_channels, *(-1,) * (x.dim() - 2)).to(dtype)
-
-    def _trial(self, dtype: torch.dtype, *, device: torch.device) -> tuple[int, torch.dtype]:
-        """Return the channels that come out and their dtype, found on a batch of random columns.
-
-        Raises:
-            ModelError: If the network gives no columns, or lets cells of one batch meet.
-            RuntimeError: If it fails.
-        """
-        device = next((t.device for t in (*self.network.parameters(), *self.network.buffers())), device)
-        shape = (self.batch_size, self.levels, self.variables + self.scalars)
-        columns = torch.randn(prod(shape), generator=torch.Generator().manual_seed(0)).reshape(shape)
-        columns = columns.to(device=device, dtype=dtype)
-        with torch.no_grad():
-            try:
-                y = self.answers(columns)
-                if not y.is_meta and len(y) > 1 and torch.equal(y, self.answers(columns)):
-                    self._check_alone(columns, y)
-            except EngineError:
-                raise
-            except Exception as error:  # no error of ours: another number of channels may do
-                raise RuntimeError(
-                    f"the network {self._name} of Columns fails on columns of {shape}: {one_line(error)}"
-                ) from error
-        return y.shape[1], y.dtype
-
-    def _check_alone(self, columns: torch.Tensor, y: torch.Tensor) -> None:
-        """Refuse a network in which a cell in the middle of a batch changes what is given for another one."""
-        changed = columns.clone()
-        middle = len(columns) // 2
-        changed[middle] = 3 * changed[middle] + 1
-        others = torch.arange(len(columns), device=columns.device) != middle
-        difference = float((self.answers(changed) - y)[others].abs().max())
-        if difference > 1e-4 * float(y.abs().max()):
-            raise ModelError(
-                f"every column must be seen alone, but the network {self._name} of Columns gives other values (by "
-                f"{difference:.2g}) when another cell changes: it takes cells for the sequence, or a batch's own "
-                "statistics. Give recurrent and attention layers batch_first=True, and batch norm its running "
-                "statistics (eval mode)."
-            )
 
 
 class AlongLevels(nn.Module):

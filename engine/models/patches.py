@@ -17,15 +17,20 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from engine.errors import EngineError, ModelError
+from engine.errors import ModelError
 from engine.models.skeleton import in_own_thread, is_skeleton
-from engine.models.weights import one_line
+from engine.models.trial import tried
 
 BATCH_SIZE = 16
 """Patches in one call of an encoder: 4 by 4 of them make a tile of about a megapixel."""
 
 MPP_TOLERANCE = 0.05
 """By how much a slide's spacing may differ from the encoder's, as a share of it."""
+
+_CURE = (
+    "a batch norm takes the batch's own statistics. Keep running statistics (track_running_stats=True) and use eval "
+    "mode."
+)
 
 
 def longest_patch(module: nn.Module) -> int:
@@ -133,45 +138,16 @@ class Patches(nn.Module):
         """Return a tensor of the true shape and dtype, whose voxels see exactly their patch."""
         key = (int(x.shape[1]), x.dtype)
         if key not in self._known:
-            self._known[key] = in_own_thread(lambda: self._trial(*key, device=x.device))
+            shape = (min(2, self.batch_size), x.shape[1], self.size, self.size)
+            self._known[key] = in_own_thread(
+                lambda: tried(
+                    self.vectors, self.encoder, shape, dtype=x.dtype, device=x.device, item="patch", cure=_CURE,
+                    what=f"the encoder {self._name} of Patches",
+                )
+            )  # fmt: skip
         n_features, dtype = self._known[key]
         seen = F.avg_pool2d(x, self.size, self.stride).mean(dim=1, keepdim=True)
         return seen.expand(-1, n_features, -1, -1).to(dtype)
-
-    def _trial(self, n_channels: int, dtype: torch.dtype, *, device: torch.device) -> tuple[int, torch.dtype]:
-        """Return the features' number and dtype, found on two random patches.
-
-        Raises:
-            ModelError: If the encoder gives no vectors, or lets patches of one batch meet.
-            RuntimeError: If it fails.
-        """
-        tensors = (*self.encoder.parameters(), *self.encoder.buffers())
-        device = next((tensor.device for tensor in tensors), device)
-        shape = (min(2, self.batch_size), n_channels, self.size, self.size)
-        patches = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device=device, dtype=dtype)
-        with torch.no_grad():
-            try:
-                y = self.vectors(patches)
-                if not y.is_meta and len(y) > 1 and torch.equal(y, self.vectors(patches)):
-                    self._check_alone(patches, y)
-            except EngineError:
-                raise
-            except Exception as error:  # no error of ours: another number of channels may do
-                raise RuntimeError(
-                    f"the encoder {self._name} of Patches fails on patches of {shape}: {one_line(error)}"
-                ) from error
-        return y.shape[1], y.dtype
-
-    def _check_alone(self, patches: torch.Tensor, y: torch.Tensor) -> None:
-        """Refuse an encoder in which the second patch changes the first one's features."""
-        beside = torch.stack([patches[0], 3 * patches[1] + 1])
-        difference = float((self.vectors(beside)[0] - y[0]).abs().max())
-        if difference > 1e-4 * float(y[0].abs().max()):
-            raise ModelError(
-                f"every patch must be seen alone, but the encoder {self._name} of Patches gives other features (by "
-                f"{difference:.2g}) when another patch of the batch changes: a batch norm takes the batch's own "
-                "statistics. Keep running statistics (track_running_stats=True) and use eval mode."
-            )
 
 
 def _described(value: object) -> str:

@@ -181,7 +181,7 @@ class Dictionary(nn.Module):
         (Tokens(), r"'Tokens' of Patches must give \(patch, feature\) for 2 patches, not \(2, 3, 1024\)"),
         (Pair(), "'Pair' of Patches must give one tensor, not a tuple of 2"),
         (Dictionary(), "'Dictionary' of Patches must give one tensor, not a dict of 'pooled'"),
-        (mixed(nn.Conv2d(4, 2, 32)), r"'Conv2d' of Patches fails on patches of \(2, 3, 32, 32\)"),  # other channels
+        (mixed(nn.Conv2d(4, 2, 32)), r"'Conv2d' of Patches fails on a batch of \(2, 3, 32, 32\)"),  # other channels
         (nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False), nn.Flatten()), "every patch must be seen alone"),
     ],
 )
