@@ -11,8 +11,9 @@ help: ## list these commands
 demo: .venv/ready ## every nucleus of a slide: tissue, plan, run on local Ray, verify, objects, a picture
 	$(BIN)/python jobs/nuclei_slide.py
 
+# Many tests start processes of their own: each would compile the engine anew where bytecode may not be kept.
 test: check ## lint, types, doctests and every test that is not slow
-	PYTHONHASHSEED=0 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= PYTHONHASHSEED=0 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup --no-loadscope-reorder
 
 check: .venv/ready ## lint and types only
 	$(BIN)/ruff check .
@@ -26,13 +27,12 @@ clean: ## remove .venv, caches and what the demo wrote
 	find engine jobs benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A changed lock makes .venv anew, so that nothing left over can hide a missing pin; a changed pyproject.toml only
-# installs the engine again, and pip then checks that the pins satisfy what it asks for. Python compiles what it imports:
-# to compile all packages beforehand would take as long as to install them.
+# installs the engine again, and pip then checks that the pins satisfy what it asks for.
 .venv/packages: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Python 3.11 or newer is needed; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@touch $@
 
 .venv/ready: .venv/packages pyproject.toml

@@ -1,5 +1,6 @@
 """``engine check``: what a model needs per output and axis, proved or probed, and shown on real tiles."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,7 +21,7 @@ from engine.models.checks import check_dye
 from engine.models.culprit import check_determinism
 from engine.models.fitted import provisional
 from engine.models.forward import Forward, pick_device
-from engine.models.learn import blamed_on, example, learn
+from engine.models.learn import blamed_on, example, learn, with_gaps
 from engine.models.load import Model, load_model
 from engine.models.resampled import on_its_own_grid
 from engine.models.shadow import UnboundedError
@@ -274,7 +275,7 @@ def _compare(
         n_items=1,
     )
     forward = Forward(model.module, model.dtype, device, "float32", geometry.n_batch or 1)
-    x = example(model, geometry, whole, batch_size=geometry.n_batch or 1)
+    x = with_gaps(model, example(model, geometry, whole, batch_size=geometry.n_batch or 1))
     with torch.inference_mode():
         reference = {name: y[:1].cpu() for name, y in forward.module(x.to(device)).items()}
     shapes = {name: (tuple(y.shape), str(y.dtype).removeprefix("torch.")) for name, y in reference.items()}
@@ -288,6 +289,9 @@ def _differences(found: Mapping[str, np.ndarray], reference: Mapping[str, torch.
     checks = []
     for name, y in reference.items():
         ours, theirs = found[name].astype(np.float64), y.numpy().astype(np.float64)
-        difference = float(np.abs(ours - theirs).max())
-        checks.append(OutputCheck(name, difference, float(np.abs(theirs).max()), float(theirs.std())))
+        is_there = ~np.isnan(theirs)
+        has_same_gaps = np.array_equal(np.isnan(ours), ~is_there)
+        ours, theirs = ours[is_there], theirs[is_there]
+        difference = float(np.abs(ours - theirs).max(initial=0.0)) if has_same_gaps else math.inf
+        checks.append(OutputCheck(name, difference, float(np.abs(theirs).max(initial=0.0)), float(np.std(theirs))))
     return tuple(checks)

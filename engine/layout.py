@@ -45,20 +45,26 @@ def describe_output(
         chunk.append(_divisor(length, target))
         shard.append(length)
         translation.append(starts[tiling.name] + _offset(tiling, tensor.name) * axis.spacing)
-    room = CHUNK_VOXELS // prod(chunk[-len(tilings) :])
-    for i in reversed(range(len(batches))):
-        chunk[i] = _divisor(shard[i], max(room, 1))
-        room //= chunk[i]
+    together = _together(shard[: len(batches)], room=CHUNK_VOXELS // prod(chunk[-len(tilings) :]))
     return OutputFacts(
         tensor.name,
         tuple(axes),
         tuple(shape),
         _stored(tensor.dtype),
-        tuple(chunk),
+        (*together, *chunk[len(batches) :]),
         tuple(shard),
         tensor.n_channels is not None,
         tuple(translation),
     )
+
+
+def _together(items: Sequence[int], *, room: int) -> tuple[int, ...]:
+    """Return how many items along each batch axis share a chunk, where each shard has so many: the last axis first."""
+    found: list[int] = []
+    for n in reversed(items):
+        found.append(_divisor(n, max(room, 1)))
+        room //= found[-1]
+    return tuple(reversed(found))
 
 
 def _offset(tiling: Tiling, output: str) -> float:

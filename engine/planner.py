@@ -162,26 +162,7 @@ def _choose(
     facts: Sequence[AxisFacts],
     batches: Sequence[BatchAxis],
 ) -> tuple[Cut, ...]:
-    left = wishes.memory_limit // wishes.n_workers - wishes.base_bytes - (SLAB_BYTES if geometry.canvas else 0)
-    if left <= 0:
-        raise PlanError(
-            f"{format_bytes(wishes.memory_limit)} for {wishes.n_workers} workers leaves nothing above the "
-            f"{format_bytes(wishes.base_bytes)} that each needs before any block. Raise --memory or lower --workers."
-        )
-    items = prod(axis.block for axis in batches)
-    budget = Budget(
-        tile_bytes=left if wishes.device_bytes is None else wishes.device_bytes,
-        block_bytes=left // (wishes.n_in_flight + 2),
-        bytes_per_tile_voxel=cost.bytes_per_voxel * (wishes.batch_size or geometry.n_batch or 1),
-        bytes_per_read_voxel=source_bytes(source, geometry) * items,
-        bytes_per_core_voxel=_output_bytes(geometry) * items,
-        speeds=cost.speeds,
-        batch_size=wishes.batch_size or geometry.n_batch or 1,
-        n_workers=wishes.n_workers,
-        n_items=prod(axis.n_blocks for axis in batches),
-        n_blocks_beside=wishes.n_in_flight + (2 if wishes.device_bytes is None else 0),
-        bytes_per_share=bytes_per_share(geometry),
-    )
+    budget = _budget(source, geometry, cost, wishes, batches)
     options = [
         cuts(
             fact,
@@ -202,6 +183,36 @@ def _choose(
             f"{error} The model's circular padding allows no tile short of the whole of {', '.join(circular)}: the "
             f"edge 'wrap' does (--edge {circular[0]}=wrap)."
         ) from error
+
+
+def _budget(
+    source: SourceFacts, geometry: ModelGeometry, cost: TileCost, wishes: Wishes, batches: Sequence[BatchAxis]
+) -> Budget:
+    """Return what a cut may use.
+
+    Raises:
+        PlanError: If the workers leave nothing for blocks.
+    """
+    left = wishes.memory_limit // wishes.n_workers - wishes.base_bytes - (SLAB_BYTES if geometry.canvas else 0)
+    if left <= 0:
+        raise PlanError(
+            f"{format_bytes(wishes.memory_limit)} for {wishes.n_workers} workers leaves nothing above the "
+            f"{format_bytes(wishes.base_bytes)} that each needs before any block. Raise --memory or lower --workers."
+        )
+    items = prod(axis.block for axis in batches)
+    return Budget(
+        tile_bytes=left if wishes.device_bytes is None else wishes.device_bytes,
+        block_bytes=left // (wishes.n_in_flight + 2),
+        bytes_per_tile_voxel=cost.bytes_per_voxel * (wishes.batch_size or geometry.n_batch or 1),
+        bytes_per_read_voxel=source_bytes(source, geometry) * items,
+        bytes_per_core_voxel=_output_bytes(geometry) * items,
+        speeds=cost.speeds,
+        batch_size=wishes.batch_size or geometry.n_batch or 1,
+        n_workers=wishes.n_workers,
+        n_items=prod(axis.n_blocks for axis in batches),
+        n_blocks_beside=wishes.n_in_flight + (2 if wishes.device_bytes is None else 0),
+        bytes_per_share=bytes_per_share(geometry),
+    )
 
 
 def _along(lengths: tuple[int, ...], axis: int) -> int:

@@ -155,7 +155,7 @@ def fill(
         summary = Tally().summary(n_tasks=plan.graph.n_tasks, n_done_before=plan.graph.n_tasks, seconds=0.0)
     else:
         with runner(factory, plan) as ready:
-            chunks = chunk_of(plan, prepared.source.levels[0].chunk_shape)
+            chunks = chunk_of(plan, prepared.source.levels[0].decoded_shape)
             summary = drive(plan.graph, ready, output.ledger, listen, n_voxels=plan.output_voxels, chunk_of=chunks)
     facts: dict[str, Any] = {"summary": asdict(summary)}
     if shrunk:

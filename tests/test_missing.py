@@ -14,9 +14,11 @@ from engine.measure.area import area_weights
 from engine.models.missing import Missing
 from engine.models.nearest import Nearest
 from engine.models.trace import trace
+from engine.prepare import prepare
 from tests.oracle import Named
 from tests.stored import smooth
 from tests.test_globe import by_angle, unpadded
+from tests.test_globe import network as globe_network
 from tests.test_place import LAT, N_LAT, N_LON, N_TIMES, globe, network, ran, whole
 
 SEES = 4
@@ -121,6 +123,48 @@ def test_a_voxel_with_nothing_in_reach_is_zero_and_a_reach_is_a_halo():
     module = Missing(unpadded(), fill="nearest", sees=(SEES, SEES))
     geometry = trace(Named(module), n_channels=2, n_space=2, dtype=torch.float32)
     assert [p.widest_halo for p in geometry.programs] == [(6, 6 + 2 * SEES)] * 2
+
+
+class Unseen(nn.Module):
+    """A network with an operation that the trace has no word for: the engine probes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = unpadded()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.special.expit(torch.special.i0(self.network(x) / 9))
+
+
+def test_the_reach_is_found_by_dye_where_the_network_cannot_be_proved(tmp_path):
+    module = Missing(Unseen(), fill="nearest", sees=(SEES, SEES)).eval()
+    report = engine.check(module, n_channels=2, n_space=2)
+    assert report.geometry.evidence == "probed"
+    assert [p.widest_halo for p in report.geometry.programs] == [(6, 6 + 2 * SEES)] * 2
+    assert all(one.max_difference == 0 and one.std > 0 for one in report.outputs)
+
+
+def test_an_infinite_voxel_is_taken_only_where_it_is_nearest():
+    x = torch.tensor([[[torch.nan, 1, torch.inf, torch.nan, torch.nan, 5]]])
+    assert Nearest(3)(x)[0, 0].tolist() == [1, 1, torch.inf, torch.inf, 5, 5]
+
+
+def test_what_filling_costs_is_in_the_plan(tmp_path):
+    network = nn.Conv2d(8, 1, 3, padding=1).eval()
+    source = globe(tmp_path / "in.zarr", smooth((1, 8, N_LAT, N_LON)))
+    costs = [
+        prepare(source, module.eval(), engine.Options(threads=2)).plan.cost.bytes_per_voxel
+        for module in (Missing(network), Missing(network, fill="nearest", sees=(1, 1)))
+    ]
+    assert costs[1] > costs[0] + 8 * 20
+
+
+@pytest.mark.parametrize("network", [globe_network(), nn.Conv2d(2, 1, 3, padding=1, padding_mode="circular")])
+@pytest.mark.parametrize("more", [{"flags": True}, {"fill": "nearest"}])
+def test_a_network_that_goes_round_by_itself_is_refused_where_gaps_are_sought(tmp_path, network, more):
+    module = Missing(network, sees=(SEES, SEES), **more).eval()
+    with pytest.raises(ModelError, match="the network goes round the globe by itself"):
+        engine.run(globe(tmp_path / "in.zarr", gappy()), module, str(tmp_path / "out.zarr"))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from engine.geometry.edges import MODEL_EDGE, Edge, EdgeKind
 from engine.geometry.model_geometry import ModelGeometry
 from engine.models.load import Model
 from engine.models.measure import Cost, measure, precision_context
+from engine.models.missing import looks_about, takes_nan
 from engine.models.probe import probe
 from engine.models.shadow import UnknownError
 from engine.models.skeleton import skeletons
@@ -52,7 +53,14 @@ def learn(model: Model, *, n_channels: int, n_space: int) -> ModelGeometry:
         ModelError: If the model cannot be tiled; it names the submodule at fault and the way out.
     """
     with skeletons():
-        return _learn(model, n_channels=n_channels, n_space=n_space)
+        geometry = _learn(model, n_channels=n_channels, n_space=n_space)
+    if looks_about(model.module) and any(program.is_circular for program in geometry.programs):
+        raise ModelError(
+            "gaps that are filled by the nearest voxel, or flagged, are sought no farther than the border of a tile, "
+            "and the network goes round the globe by itself (circular padding, PadGlobe). Take that padding out "
+            "(padding=0) and let the engine go round: --edge lon=wrap, --edge lat=pole:lon."
+        )
+    return geometry
 
 
 def _learn(model: Model, *, n_channels: int, n_space: int) -> ModelGeometry:
@@ -112,6 +120,14 @@ def example(model: Model, geometry: ModelGeometry, shape: tuple[int, ...], *, ba
     return (torch.randn(whole, generator=generator) * magnitude).to(model.dtype)
 
 
+def with_gaps(model: Model, x: torch.Tensor) -> torch.Tensor:
+    """Return (batch, channel, *space) with every tenth voxel missing, at random, where the model knows what that is."""
+    if not takes_nan(model.module):
+        return x
+    generator = torch.Generator().manual_seed(1)
+    return x.masked_fill(torch.rand((1, 1, *x.shape[2:]), generator=generator) < 0.1, torch.nan)
+
+
 def cost_of(
     model: Model,
     geometry: ModelGeometry,
@@ -122,7 +138,7 @@ def cost_of(
     batch_size: int,
 ) -> Cost:
     """Return what one call on a batch of tiles of ``shape`` costs on ``device``."""
-    x = example(model, geometry, shape, batch_size=batch_size).to(device)
+    x = with_gaps(model, example(model, geometry, shape, batch_size=batch_size)).to(device)
     return measure(model.module.to(device), x, precision=precision)
 
 

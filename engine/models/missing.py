@@ -50,9 +50,10 @@ class Missing(nn.Module):
                 over all voxels of the source that are there; or ``nearest``, the nearest voxel of its channel by
                 Euclidean distance in voxels, several at one distance by their mean.
             n_channels: Of the source; wanted by ``mean`` only.
-            sees: How many voxels the network sees to each side of its own, along each axis of space: half of what
-                ``engine check`` prints as its halo, before and after together. ``nearest`` and ``flags`` need it: the
-                nearest voxel is sought as far as any that is kept can see a gap, and no farther.
+            sees: How many voxels the network sees to either side of its own at most, along each axis of space: the
+                larger part of the halo that ``engine check`` prints; of a network that pads nothing, half of both.
+                ``nearest`` and ``flags`` need it: the nearest voxel is sought as far as any that is kept can see a
+                gap, and no farther.
             flags: Whether to say from which voxels a gap was seen: the result is then a dict with ``output`` and
                 ``saw_gap``, (batch, 1, *space): 1 where one lies within ``sees``, 0 where none does, NaN in gaps.
                 Its mean by area is in ``engine report --budget``.
@@ -68,7 +69,7 @@ class Missing(nn.Module):
         if (flags or fill == "nearest") and (not sees or min(sees) < 0):
             raise ModelError(
                 "'nearest' and 'flags' must know how many voxels the network sees to each side, along each axis of "
-                f"space, and sees is {tuple(sees)}. Give half of the halo that 'engine check' prints, as in (4, 4)."
+                f"space, and sees is {tuple(sees)}. Give it, as in (4, 4): 'engine check' prints the halo."
             )
         self.network = network
         self.fill: nn.Module = _fill(fill, n_channels, sees)
@@ -99,6 +100,11 @@ class Missing(nn.Module):
 def takes_nan(module: nn.Module) -> bool:
     """Say whether a pipeline knows what a missing voxel is: a module says so by its attribute ``takes_nan``."""
     return any(getattr(part, "takes_nan", False) for part in module.modules())
+
+
+def looks_about(module: nn.Module) -> bool:
+    """Say whether a pipeline seeks gaps, or what stands for them, about each voxel."""
+    return any(isinstance(part, Missing) and part.sees for part in module.modules())
 
 
 def _fill(fill: float | str, n_channels: int, sees: Sequence[int]) -> nn.Module:

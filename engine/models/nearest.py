@@ -62,6 +62,6 @@ def _along(found: _Found, dim: int, reach: int) -> _Found:
             distance = distance + step * step
             is_nearer, is_equal = distance < nearest, distance == nearest
             for kept, offered in ((sums, total), (counts, count)):
-                kept.copy_(torch.where(is_nearer, offered, kept + offered * is_equal))
+                kept.copy_(torch.where(is_nearer, offered, torch.where(is_equal, kept + offered, kept)))
             nearest.copy_(torch.minimum(nearest, distance))
     return best[0], best[1], best[2]

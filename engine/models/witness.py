@@ -57,6 +57,8 @@ class Witness(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _stand_in(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], torch.Tensor] | None:
     """Return what computes the witness of an operation, or None where the operation itself keeps all."""
+    if name == "fill_nearest":
+        return lambda: _about(*args)
     floats = [arg for arg in args if isinstance(arg, torch.Tensor) and arg.is_floating_point()]
     if not floats:
         return None
@@ -72,6 +74,15 @@ def _stand_in(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Calla
 def _mask(name: str, args: tuple[Any, ...]) -> torch.Tensor:
     mask: torch.Tensor = args[0] if name == "where" else args[1]
     return mask
+
+
+def _about(x: torch.Tensor, reach: int) -> torch.Tensor:
+    """Return the mean over the box about each voxel of (batch, channel, *space), one axis at a time."""
+    for dim in range(2, x.dim()):
+        line = x.movedim(dim, -1)
+        flat = torch.nn.functional.avg_pool1d(line.reshape(-1, 1, line.shape[-1]), 2 * reach + 1, 1, reach)
+        x = flat.reshape(line.shape).movedim(-1, dim)
+    return x
 
 
 def _sum(tensors: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -13,9 +13,11 @@ ChunkOf = Callable[[int], int | None]
 def chunk_of(plan: Plan, chunk_shape: Sequence[int]) -> ChunkOf:
     """Return which chunk each block of a plan begins in, where blocks are parts of chunks: a globe in one chunk, say.
 
+    A coarser block is of the chunk of its first.
+
     Args:
         plan: What is run.
-        chunk_shape: Of the source, per axis.
+        chunk_shape: What is decoded at once of the source, per axis.
     """
     kept = (*positions(plan.source.axes, Role.BATCH), *positions(plan.source.axes, Role.SPACE))
     chunks = tuple(chunk_shape[axis] for axis in kept)
@@ -25,9 +27,9 @@ def chunk_of(plan: Plan, chunk_shape: Sequence[int]) -> ChunkOf:
         return lambda _: None
     n_chunks = [-(-n * block // chunk) for n, block, chunk in zip(graph.counts, blocks, chunks, strict=True)]
 
-    def find(task: int) -> int | None:
-        if task >= graph.n_blocks:
-            return None
+    def find(task: int) -> int:
+        while task >= graph.n_blocks:
+            task = graph.dependencies(task)[0]
         number = 0
         for i, block, chunk, n in zip(graph.index(task), blocks, chunks, n_chunks, strict=True):
             number = number * n + i * block // chunk

@@ -22,6 +22,7 @@ from engine.storage.climate_chunks import LEAST_BYTES, shared_chunks
 from engine.storage.climate_coordinates import find_coordinates
 from engine.storage.climate_fields import Field
 from engine.storage.climate_files import ClimateFiles, places_of
+from engine.storage.climate_grib import BEGAN
 from engine.storage.climate_grid import POLE, find_grid, pole_facts
 from engine.storage.climate_join import check_alike, check_cyclic_column
 from engine.storage.climate_reader import Reader, find_fields
@@ -113,7 +114,10 @@ class Climate:
         field, n_batch = self.fields[0], len(self.shape) - 3
         space = tuple(min(a, n) for a, n in zip(field.chunk[2:], self.shape[-2:], strict=True))
         spacing, zeros = tuple(axis.spacing for axis in self.axes), (0.0,) * len(self.axes)
-        return (Level("", self.shape, (1,) * n_batch + (self.shape[-3], *space), None, spacing, zeros),)
+        kept = [axis for axis, one in enumerate((self.times, self.channels.levels)) if one is not None]
+        together = tuple(min(field.chunk[axis], n) for axis, n in zip(kept, self.shape[:n_batch], strict=True))
+        chunk, decoded = (*(1,) * n_batch, self.shape[-3], *space), (*together, self.shape[-3], *space)
+        return (Level("", self.shape, chunk, None, spacing, zeros, decoded),)
 
     @property
     def edges(self) -> Mapping[str, Edge]:
@@ -148,7 +152,9 @@ class Climate:
     @cached_property
     def coordinates(self) -> Mapping[str, Coordinate]:
         """What stands beside the voxels."""
-        return find_coordinates(self.files.dataset(0), self.grid, self.channels, self.times)
+        first = self.files.dataset(0)
+        beside = first if len(self.files.places) == 1 else first.drop_vars(BEGAN, errors="ignore")
+        return find_coordinates(beside, self.grid, self.channels, self.times)
 
     @property
     def layout(self) -> Layout:

@@ -11,6 +11,8 @@ from engine.errors import IngestError
 from engine.storage import arrays
 
 _HYBRID, _PV = "hybrid", "GRIB_pv"
+BEGAN = "forecast_reference_time"
+"""When the forecast began that all fields of a file are of, where they are of one."""
 _SHARED = {"time", "step", "number", "latitude", "longitude", "x", "y", "values"}
 """Coordinates of cfgrib that are not vertical."""
 
@@ -44,13 +46,23 @@ def open_grib(place: str) -> xr.Dataset:
 def _joined(parts: Sequence[xr.Dataset]) -> xr.Dataset:
     """Return all parts in one; of two vertical axes of one name and other values, the second is numbered."""
     found = xr.Dataset(attrs=parts[0].attrs)
-    for part in map(_with_coefficients, map(_at_valid_times, parts)):
+    began = _one_beginning(parts)
+    for part in map(_at_valid_times, parts):
         scalars = [name for name in part.coords if name not in _SHARED and part[name].ndim == 0]
         own = part.drop_vars(scalars)
         names = {name: _axis_name(found, own, str(name)) for name in own.dims if name not in _SHARED}
         names |= {name: _variable_name(found, own[name]) for name in own.data_vars}
-        found = xr.merge([found, own.rename(names)], join="exact", compat="equals", combine_attrs="override")
-    return found
+        own = _with_coefficients(own.rename(names), names.get(_HYBRID, _HYBRID))
+        found = xr.merge([found, own], join="exact", compat="equals", combine_attrs="override")
+    return found if began is None else found.assign_coords({BEGAN: began})
+
+
+def _one_beginning(parts: Sequence[xr.Dataset]) -> xr.Variable | None:
+    """Return when the forecast began that all fields are of; None where there are several, or fields of that time."""
+    times = [part["time"].variable for part in parts if "time" in part.coords and part["time"].ndim == 0]
+    is_one = len(times) == len(parts) and all(time.values == times[0].values for time in times)
+    is_later = any("step" in part.coords and np.any(part["step"].values != 0) for part in parts)
+    return times[0] if is_one and is_later else None
 
 
 def _at_valid_times(part: xr.Dataset) -> xr.Dataset:
@@ -67,33 +79,30 @@ def _at_valid_times(part: xr.Dataset) -> xr.Dataset:
     )
 
 
-def _with_coefficients(part: xr.Dataset) -> xr.Dataset:
+def _with_coefficients(part: xr.Dataset, axis: str) -> xr.Dataset:
     """Return hybrid levels with their formula as CF has it, from the coefficients that a message carries (``pv``).
 
     These are a and b at the interfaces, from the top; level k lies between interfaces k - 1 and k, and its pressure is
     the mean of theirs (IFS documentation, part III, 2.2.1).
     """
     found = [np.asarray(part[name].attrs.pop(_PV)) for name in part.data_vars if _PV in part[name].attrs]
-    if _HYBRID not in part.dims or not found:
+    if axis not in part.dims or not found:
         return part
-    numbers = part[_HYBRID].values.astype(int)
+    numbers = part[axis].values.astype(int)
     if found[0].size % 2 or numbers.min() < 1 or numbers.max() >= found[0].size // 2:
         return part
-    between = [np.stack([one[numbers - 1], one[numbers]], axis=1) for one in np.split(found[0], 2)]
-    names = {"ap": f"{_HYBRID}_ap", "b": f"{_HYBRID}_b"}
-    for (term, name), values in zip(names.items(), between, strict=True):
+    names = {"ap": f"{axis}_ap", "b": f"{axis}_b"}
+    for (term, name), values in zip(names.items(), np.split(found[0], 2), strict=True):
         about = {"units": "Pa" if term == "ap" else "1"}
-        part[name] = (_HYBRID, values.mean(axis=1), about)
-        part[f"{name}_bnds"] = ((_HYBRID, "bnds"), values, about)
-    part[f"{_HYBRID}_bnds"] = (
-        (_HYBRID, "bnds"),
-        np.stack([numbers - 0.5, numbers + 0.5], axis=1),
-        {"formula_terms": f"ap: {names['ap']}_bnds b: {names['b']}_bnds ps: sp"},
-    )
-    part[_HYBRID].attrs |= {
+        bounds = np.stack([values[numbers - 1], values[numbers]], axis=1)
+        part[name], part[f"{name}_bnds"] = (axis, bounds.mean(axis=1), about), ((axis, "bnds"), bounds, about)
+    between = np.stack([numbers - 0.5, numbers + 0.5], axis=1)
+    terms = f"ap: {names['ap']}_bnds b: {names['b']}_bnds ps: sp"
+    part[f"{axis}_bnds"] = (axis, "bnds"), between, {"formula_terms": terms}
+    part[axis].attrs |= {
         "standard_name": "atmosphere_hybrid_sigma_pressure_coordinate",
         "formula_terms": f"ap: {names['ap']} b: {names['b']} ps: sp",
-        "bounds": f"{_HYBRID}_bnds",
+        "bounds": f"{axis}_bnds",
     }
     return part
 

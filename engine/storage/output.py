@@ -112,6 +112,28 @@ def create_output(
     Raises:
         VolumeError: If something is at ``url``, or the place cannot be written. Nothing is left behind then.
     """
+    _check_place(url, [one.name for one in outputs])
+    with _removed_on_failure(url):
+        volumes = {}
+        for described in outputs:
+            one = _as_stored(described)
+            volume = _create(url, one)
+            volumes[one.name] = volume.in_order([axis.name for axis in described.axes])
+        if wanted is not None:
+            store_cells(f"{url}/{WANTED}", wanted, meanings=("background", "wanted"))
+        group = zarr.open_group(url, mode="a", zarr_format=3)
+        _write_standard(group, outputs)
+        ledger = Ledger.create(url, n_tasks)
+        group.attrs[KEY] = {**provenance, "paths": {one.name: one.path for one in outputs}}
+    return Output(url, provenance, volumes, ledger)
+
+
+def _check_place(url: str, names: Sequence[str]) -> None:
+    """Refuse a place where something is, and names that the engine keeps for itself.
+
+    Raises:
+        VolumeError: If it is so.
+    """
     if arrays.exists(url):
         raise VolumeError(
             f"the output must not exist yet, and something is at '{url}'. Go on with it by 'engine resume', or choose "
@@ -122,38 +144,29 @@ def create_output(
             f"the output must lie beside arrays, and '{url}' is inside '{around}': their objects would mix. Choose "
             "another path."
         )
-    taken = sorted({one.name for one in outputs} & RESERVED)
-    if taken:
+    if taken := sorted(set(names) & RESERVED):
         raise VolumeError(
             f"an output may not be called {', '.join(taken)}: the engine keeps its own there, in '{url}'. Rename it."
         )
-    with _removed_on_failure(url):
-        volumes = {}
-        for described in outputs:
-            one = _as_stored(described)
-            volume = create_volume(
-                f"{url}/{one.path}",
-                axes=one.axes,
-                dtype=one.dtype,
-                shape=one.shape,
-                chunk_shape=one.chunk_shape,
-                shard_shape=one.shard_shape,
-                n_levels=one.n_levels,
-                downsampled=one.downsampled,
-                origin=one.origin,
-                flavour=Flavour(one.flavour),
-                array_name=one.name,
-                coordinates=one.coordinates,
-                attributes=one.attributes,
-            )
-            volumes[one.name] = volume.in_order([axis.name for axis in described.axes])
-        if wanted is not None:
-            store_cells(f"{url}/{WANTED}", wanted, meanings=("background", "wanted"))
-        group = zarr.open_group(url, mode="a", zarr_format=3)
-        _write_standard(group, outputs)
-        ledger = Ledger.create(url, n_tasks)
-        group.attrs[KEY] = {**provenance, "paths": {one.name: one.path for one in outputs}}
-    return Output(url, provenance, volumes, ledger)
+
+
+def _create(url: str, one: Described) -> Volume:
+    """Create one volume of an output."""
+    return create_volume(
+        f"{url}/{one.path}",
+        axes=one.axes,
+        dtype=one.dtype,
+        shape=one.shape,
+        chunk_shape=one.chunk_shape,
+        shard_shape=one.shard_shape,
+        n_levels=one.n_levels,
+        downsampled=one.downsampled,
+        origin=one.origin,
+        flavour=Flavour(one.flavour),
+        array_name=one.name,
+        coordinates=one.coordinates,
+        attributes=one.attributes,
+    )
 
 
 def _as_stored(one: Described) -> Described:

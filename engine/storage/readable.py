@@ -31,11 +31,18 @@ class Level:
     """Physical step per axis, in the axis's unit."""
     translation: tuple[float, ...]
     """Physical place of the first voxel's centre per axis."""
+    decoded: tuple[int, ...] | None = None
+    """Voxels per axis that a reader decodes at once and keeps for the next read, where these are other than a chunk."""
 
     @property
     def object_shape(self) -> tuple[int, ...]:
         """Voxels per axis of one stored object: what one writer must write whole."""
         return self.shard_shape or self.chunk_shape
+
+    @property
+    def decoded_shape(self) -> tuple[int, ...]:
+        """Voxels per axis that are decoded at once."""
+        return self.decoded or self.chunk_shape
 
     @property
     def grid(self) -> Grid:
@@ -51,6 +58,7 @@ class Level:
             shard_shape=None if self.shard_shape is None else placed(self.shard_shape, order, 1),
             spacing=placed(self.spacing, order, 1.0),
             translation=placed(self.translation, order, 0.0),
+            decoded=None if self.decoded is None else placed(self.decoded, order, 1),
         )
 
 
@@ -63,6 +71,7 @@ def in_front(level: Level, n: int) -> Level:
         shard_shape=None if level.shard_shape is None else (1, *level.shard_shape),
         spacing=(1.0, *level.spacing),
         translation=(0.0, *level.translation),
+        decoded=None if level.decoded is None else (1, *level.decoded),
     )
 
 

@@ -178,6 +178,17 @@ def test_each_chunk_of_an_arco_store_is_decoded_once_for_all_tiles_and_threads(t
     assert volume.n_decoded == 9  # all of so small a source is kept
 
 
+def test_a_source_says_what_is_decoded_at_once_in_the_axes_that_it_has(tmp_path):
+    url = str(to_zarr(globe(n_times=3), tmp_path / "a.zarr", zarr_format=3))
+    for what, decoded, chunk in (
+        ("levels=batch&variables=t,u", (1, 3, 2, 7, 12), (1, 1, 2, 7, 12)),
+        ("variables=t&levels=batch&level=500", (1, 1, 1, 7, 12), (1, 1, 1, 7, 12)),
+        ("variables=t", (1, 3, 7, 12), (1, 3, 7, 12)),
+    ):
+        level = open_volume(f"{url}#{what}").levels[0]
+        assert (level.decoded_shape, level.chunk_shape) == (decoded, chunk)
+
+
 def test_a_chunk_that_is_being_decoded_is_waited_for_and_old_ones_make_room():
     chunks, n_calls = DecodedChunks(), []
 
@@ -398,20 +409,33 @@ def test_the_steps_of_a_grib_forecast_are_the_times_that_its_fields_are_of(tmp_p
         channel = next(i for i, c in enumerate(volume.attributes["channels"]) if c.get("level", {}).get("value") == level)
         assert np.array_equal(whole(volume)[:, channel], dataset["t"].values[:, index])
     assert "sp" in channels
+    began = read_coordinates(volume).get("forecast_reference_time")
+    assert is_split or began.values == time.values[0]
+    assert not is_split or began is None
 
 
 def test_hybrid_levels_of_a_grib_file_have_the_coefficients_of_its_messages(tmp_path):
-    dataset = globe(n_times=1, variables=("t",)).assign_coords(level=("level", [2.0, 3.0, 4.0]))
     a, b = np.array([0.0, 2000.0, 8000.0, 3000.0, 0.0]), np.array([0.0, 0.0, 0.25, 0.75, 1.0])
-    volume = open_volume(str(to_grib(dataset, tmp_path / "a.grib", pv=np.concatenate([a, b]))))
+    numbers = {"t": (2, 3, 4), "u": (1, 2, 4)}
+    parts = {
+        name: globe(n_times=1, variables=(name,)).assign_coords(level=("level", np.array(which, float)))
+        for name, which in numbers.items()
+    }
+    parts["u"] = parts["u"].drop_vars("sp")
+    with (tmp_path / "a.grib").open("wb") as file:
+        for part in parts.values():
+            file.write(to_grib(part, tmp_path / "one.grib", pv=np.concatenate([a, b])).read_bytes())
+    volume = open_volume(str(tmp_path / "a.grib"))
     channels = {c["name"]: c for c in volume.attributes["channels"]}
-    assert set(channels) == {"sp", "t_2", "t_3", "t_4"}
+    assert set(channels) == {"sp", "t_2", "t_3", "t_4", "u_1", "u_2", "u_4"}
     about = {"kind": "hybrid", "units": "1", "positive": "down", "a_units": "Pa", "surface_pressure": "sp"}
-    for k in (2, 3, 4):
-        bounds = {"a_bounds": [a[k - 1], a[k]], "b_bounds": [b[k - 1], b[k]]}
-        means = {"a": (a[k - 1] + a[k]) / 2, "b": (b[k - 1] + b[k]) / 2}
-        assert channels[f"t_{k}"]["level"] == {**about, **bounds, **means, "value": float(k)}
-    assert np.array_equal(whole(volume)[list(channels).index("t_3")], dataset["t"].values[0, 1])
+    for name, which in numbers.items():
+        for i, k in enumerate(which):
+            bounds = {"a_bounds": [a[k - 1], a[k]], "b_bounds": [b[k - 1], b[k]]}
+            means = {"a": (a[k - 1] + a[k]) / 2, "b": (b[k - 1] + b[k]) / 2}
+            assert channels[f"{name}_{k}"]["level"] == {**about, **bounds, **means, "value": float(k)}
+            found = whole(volume)[list(channels).index(f"{name}_{k}")]
+            assert np.array_equal(found, parts[name][name].values[0, i])
 
 
 @pytest.mark.parametrize(
