@@ -136,11 +136,12 @@ class Unseen(nn.Module):
         return torch.special.expit(torch.special.i0(self.network(x) / 9))
 
 
-def test_the_reach_is_found_by_dye_where_the_network_cannot_be_proved(tmp_path):
-    module = Missing(Unseen(), fill="nearest", sees=(SEES, SEES)).eval()
+def test_the_reach_is_found_by_dye_where_the_network_cannot_be_proved():
+    module = Missing(Unseen(), fill="nearest", sees=(SEES, SEES), flags=True).eval()
     report = engine.check(module, n_channels=2, n_space=2)
     assert report.geometry.evidence == "probed"
     assert [p.widest_halo for p in report.geometry.programs] == [(6, 6 + 2 * SEES)] * 2
+    assert [one.output for one in report.outputs] == ["output", "saw_gap"]
     assert all(one.max_difference == 0 and one.std > 0 for one in report.outputs)
 
 
