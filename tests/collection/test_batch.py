@@ -176,7 +176,8 @@ class CrashingWorker:
         return self.inner.run(task, attempt)
 
 
-def test_a_decoder_that_crashes_or_hangs_takes_a_worker_and_not_the_run(tmp_path, local_ray):
+def test_a_decoder_that_crashes_or_hangs_takes_a_worker_and_not_the_run(tmp_path, local_ray, monkeypatch):
+    monkeypatch.setattr("engine.collection.batch.N_ATTEMPTS", 1)  # each attempt takes a worker with it
     slides, out = tmp_path / "slides", tmp_path / "out"
     slides.mkdir()
     good(slides, 4)

@@ -16,7 +16,7 @@ from engine.models.trace import trace
 from tests.networks import random_network
 from tests.oracle import Named, plan_for, run_in_memory, whole_run
 
-N_NETWORKS = 200
+N_NETWORKS = 120
 
 
 @cache

@@ -53,7 +53,9 @@ CROPS = {
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("name", real_models.MESHNETS)
+@pytest.mark.parametrize(
+    "name", ["meshnet_model11_gw_ae", pytest.param("meshnet_model20chan3cls", marks=pytest.mark.slow)]
+)
 def test_a_trained_meshnet_tiled_over_a_crop_of_the_brain_gives_the_labels_of_the_whole_pass(tmp_path, name):
     size, tile, n_tiles = CROPS[name]
     starts = (100, 90, 80)
